@@ -1,0 +1,1 @@
+"""Tractable steering of diffusion models: the library behind the stages."""

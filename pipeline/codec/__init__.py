@@ -1,0 +1,1 @@
+"""Between pixels and tokens: the VQ-GAN, its codebook, and the perceptual trunk it is trained with."""

@@ -1,0 +1,1 @@
+"""The diffusion prior: schedules, denoisers, networks."""

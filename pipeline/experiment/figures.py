@@ -1,0 +1,290 @@
+"""Pictures and plots of the report, as text that can stand inside one HTML file.
+
+Pictures become data URIs. Plots become inline SVG whose colours are the page's CSS variables, so that they follow the
+reader's light or dark scheme, and whose letters are text in the page's own font.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import InputError
+
+Pixels = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+EXACT_SIDE = 64  # results up to so many pixels a side are kept exactly
+QUALITY = 75  # of lossy WebP
+POINTS = 240  # a curve is drawn with at most so many points
+
+INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#010204", "#010205", "#010206", "#010207"
+LABEL_PLACES = [
+    (side * dx, dy) for dx in (7, 16) for dy in (-3, 5, -11, 14, -20, 23, -29, 32, -38) for side in (1, -1)
+]  # offsets of a label from its point
+LINES = (ACCENT, SECOND, INK, MUTED)  # colours of a plot's curves, in turn
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", SECOND: "--second"}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """One line of a picture grid: what every method made of one image under one mask."""
+
+    image_id: str
+    truth: int
+    """Index of the image in the truth."""
+    hidden: str
+    """SVG path of the hidden pixels, one unit per pixel."""
+    results: tuple[str, ...]
+    """Data URIs, one per method, known pixels pasted."""
+
+    @property
+    def size(self) -> int:
+        """Characters of the results."""
+        return sum(map(len, self.results))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A method in the plot of quality against cost; `low` and `high` bound `y`."""
+
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
+    front: bool
+    """No other method is better in one of the two without being worse in the other."""
+
+
+def encode(image: Pixels, *, exact: bool) -> str:
+    """Write a picture [H, W, 3] as a WebP data URI, exactly or with losses too small to see."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "webp", lossless=exact, quality=100 if exact else QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def hidden_path(known: NDArray[np.bool_]) -> str:
+    """Cover the hidden pixels of `known` [H, W] (True = seen) with SVG rectangles, equal runs of rows merged."""
+    parts: list[str] = []
+    open_runs: dict[tuple[int, int], int] = {}  # (first column, past the last) -> first row
+    for row in range(known.shape[0] + 1):
+        runs: set[tuple[int, int]] = set()
+        if row < known.shape[0]:
+            edges = np.flatnonzero(np.diff(np.concatenate([[True], known[row], [True]]).astype(np.int8)))
+            runs = {(int(a), int(b)) for a, b in edges.reshape(-1, 2)}
+        for run in sorted(open_runs.keys() - runs):
+            top = open_runs.pop(run)
+            parts.append(f"M{run[0]} {top}H{run[1]}V{row}H{run[0]}Z")
+        open_runs |= {run: row for run in runs - open_runs.keys()}
+    return "".join(parts)
+
+
+def strips(
+    cells: Mapping[str, Mapping[str, Any]], ids: Sequence[str], keys: Sequence[str], truth: Pixels, where: str
+) -> list[Strip]:
+    """Lay out what the methods made of the same images under the same mask, first sample of each.
+
+    Args:
+        cells: for each method its arrays `samples` uint8 [I, S, H, W, 3], raw, and `known` bool [I, H, W].
+        ids: the images to show, the first of those in the cells.
+        keys: names of the true images.
+        truth: the true images, [N, H, W, 3].
+        where: dataset and mask, for the messages.
+
+    Raises:
+        InputError: an image has no truth or another size, or two methods did not see the same pixels.
+    """
+    known = np.asarray(next(iter(cells.values()))["known"], np.bool_)
+    for method, cell in cells.items():
+        if cell["samples"].shape[2:] != truth.shape[1:]:
+            raise InputError(
+                f"Samples of {where}, method {method} have the shape {cell['samples'].shape[2:]}, but the test images "
+                f"{truth.shape[1:]}; data and samples are of different runs, so run the inpaint stage again."
+            )
+        if not np.array_equal(cell["known"], known):
+            raise InputError(
+                f"Methods of {where} saw different pixels ({method} differs); run the inpaint stage again."
+            )
+    position = {key: index for index, key in enumerate(keys)}
+    lines = []
+    for index, image_id in enumerate(ids):
+        if image_id not in position:
+            raise InputError(f"Samples of {where} name image {image_id!r}, which is not among the test images.")
+        image = truth[position[image_id]]
+        seen = known[index][..., None]
+        pasted = [np.where(seen, image, cell["samples"][index, 0]).astype(np.uint8) for cell in cells.values()]
+        lines.append(
+            Strip(
+                image_id=image_id,
+                truth=position[image_id],
+                hidden=hidden_path(known[index]),
+                results=tuple(encode(result, exact=max(result.shape) <= EXACT_SIDE) for result in pasted),
+            )
+        )
+    return lines
+
+
+def pareto_plot(points: Sequence[Point], *, x_label: str, y_label: str) -> str:
+    """Draw quality against cost with intervals, each point named beside it, the front joined; returns inline SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(4.2, 3.0)
+        front = sorted((p for p in points if p.front), key=lambda p: p.x)
+        axes.plot([p.x for p in front], [p.y for p in front], color=ACCENT, linewidth=1, alpha=0.5, zorder=1)
+        for point in points:
+            color = ACCENT if point.front else MUTED
+            if np.isfinite([point.low, point.high]).all():
+                axes.plot([point.x] * 2, [point.low, point.high], color=color, linewidth=1.2, alpha=0.6, zorder=2)
+            axes.plot(point.x, point.y, "o", color=color, markersize=5.5, markeredgewidth=0, zorder=3)
+        _cost_axis(axes, [p.x for p in points])
+        axes.margins(y=0.12)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(x_label)
+        axes.set_title(y_label, loc="left", fontsize=9, color=MUTED, pad=8)
+        _name_points(figure, axes, points, front)
+        return _svg(figure, f"{y_label} against {x_label}")
+
+
+def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Scale the cost axis, by logarithms if costs span a factor of four or more, with room for names at the right."""
+    least, most = min(values), max(values)
+    if least > 0 and most >= 4 * least:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most > 20 * least else (1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", which="minor", length=0)
+        span = most / least
+        axes.set_xlim(least / span**0.08, most * span**0.3)
+    else:
+        span = (most - least) or most or 1.0
+        axes.set_xlim(least - 0.08 * span, most + 0.3 * span)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.4g}"))
+
+
+def _name_points(figure: Figure, axes: Axes, points: Sequence[Point], front: Sequence[Point]) -> None:
+    """Write each point's name where it covers the least of names, points, intervals and the front."""
+    figure.draw_without_rendering()
+    at = {p.label: axes.transData.transform([(p.x, p.y), (p.x, p.low), (p.x, p.high)]) for p in points}
+    taken = [Bbox([(x - 4, y - 4), (x + 4, y + 4)]) for (x, y), _, _ in at.values()]
+    taken += [Bbox([(x - 1, low), (x + 1, high)]) for (x, _), (_, low), (_, high) in at.values()]
+    for a, b in pairwise(at[p.label][0] for p in front):
+        taken += [Bbox([spot - 1, spot + 1]) for spot in np.linspace(a, b, 40)]
+    edge = Bbox([(axes.bbox.x0 + 2, figure.bbox.y0), (figure.bbox.x1, figure.bbox.y1)])
+    for p in points:
+        text = axes.annotate(p.label, (p.x, p.y), (0, 0), textcoords="offset points", annotation_clip=False)
+        box = text.get_window_extent()
+
+        def covered(place: tuple[int, int], box: Bbox = box) -> int:
+            moved = box.translated(place[0] if place[0] > 0 else place[0] - box.width, place[1])
+            return sum(map(moved.overlaps, taken)) + 100 * (
+                not edge.containsx(moved.x0) or not edge.containsx(moved.x1)
+            )
+
+        dx, dy = min(LABEL_PLACES, key=covered)
+        text.set(position=(dx, dy), ha="left" if dx > 0 else "right", in_layout=False)
+        taken.append(text.get_window_extent())
+
+
+def curve_plot(curves: Mapping[str, tuple[Array, Array]], *, name: str) -> str:
+    """Draw one quantity over training steps, one line per split, named at its end; returns inline SVG.
+
+    Args:
+        curves: for each split (`train`, `val`, ...) steps and values, each [points].
+        name: of the quantity, for readers of the page who cannot see it.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(3.4, 1.9)
+        for index, (steps, values) in enumerate(curves.values()):
+            line = (binned(steps, POINTS), binned(values, POINTS))
+            axes.plot(*line, color=LINES[index % len(LINES)], linewidth=1.4, solid_joinstyle="round")
+        every = np.concatenate([values for _, values in curves.values()])
+        if every.min() > 0 and every.max() > 30 * every.min():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axes.tick_params(axis="y", which="minor", length=0)
+        axes.margins(x=0)
+        axes.grid(axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        figure.draw_without_rendering()
+        ends = np.array([axes.transData.transform((0, binned(values, POINTS)[-1]))[1] for _, values in curves.values()])
+        for index, (split, height) in enumerate(zip(curves, spread(ends, 11.0), strict=True)):
+            at = (1.0, (height - axes.bbox.y0) / axes.bbox.height)
+            text = axes.annotate(split, at, (5, -3), xycoords="axes fraction", textcoords="offset points")
+            text.set_color(LINES[index % len(LINES)])
+        return _svg(figure, f"{name} over training steps")
+
+
+def binned(values: Array, bins: int) -> Array:
+    """Average neighbours so that at most `bins` values remain, [n] -> [min(n, bins)]."""
+    return np.array([part.mean() for part in np.array_split(values, min(bins, len(values)))])
+
+
+def spread(positions: Array, gap: float) -> Array:
+    """Move positions [n] apart, as little as a simple sweep can, until neighbours are at least `gap` apart."""
+    order = np.argsort(positions, kind="stable")
+    placed = positions[order].astype(np.float64)
+    for index in range(1, len(placed)):
+        placed[index] = max(placed[index], placed[index - 1] + gap)
+    placed -= (placed - positions[order]).mean()
+    result = np.empty_like(placed)
+    result[order] = placed
+    return result
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """Serialise for inlining: no prolog or size, colours as CSS variables, the page's font, a label for readers."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": label}):  # ids must differ between the plots of a page
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    opening = rf'<svg \1 role="img" aria-label="{escape(label)}">'
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', opening, svg, count=1)
+    svg = re.sub(r' id="[a-z]\w*?(?:_\d+|\.\w+)"', "", svg)  # names of groups, which nothing refers to
+    svg = re.sub(r"; font-family: [^;\"]*| transform=\"rotate\(-0 [^\"]*\"", "", svg)
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return re.sub(r"\s*\n\s*", "\n", svg)

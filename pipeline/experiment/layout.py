@@ -1,0 +1,86 @@
+"""Where everything lies: every path the pipeline reads or writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one profile below the root of the repository.
+
+    `runs/<profile>` and `reports/<profile>` hold outputs of DVC stages; `work` holds what must survive a stage being started again:
+    finished cells, checkpoints of trainings under way, decoded images.
+    """
+
+    root: Path
+    profile: str
+
+    @property
+    def runs(self) -> Path:
+        """Outputs of the profile's stages."""
+        return self.root / "runs" / self.profile
+
+    @property
+    def report(self) -> Path:
+        """The profile's report."""
+        return self.root / "reports" / self.profile
+
+    @property
+    def cells(self) -> Path:
+        """The content-addressed store of finished sweep cells, shared by all profiles."""
+        return self.root / "work" / "cells"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images, by the digest of their shards."""
+        return self.root / "work" / "cache"
+
+    def training(self, stage: str, name: str, fingerprint: str) -> Path:
+        """Checkpoints of a training under way."""
+        return self.root / "work" / "train" / f"{stage}-{name}-{fingerprint[:16]}"
+
+    def data(self, dataset: str) -> Path:
+        """Shards and manifest of a dataset."""
+        return self.runs / "data" / dataset
+
+    @property
+    def masks(self) -> Path:
+        """Masks as files, a folder each, and their index."""
+        return self.runs / "masks"
+
+    @property
+    def trunk(self) -> Path:
+        """The pipeline's own perceptual trunk."""
+        return self.runs / "trunk"
+
+    @property
+    def lpips(self) -> Path:
+        """Which trunk LPIPS uses, and its features."""
+        return self.runs / "lpips"
+
+    def vqgan(self, dataset: str) -> Path:
+        """The VQ-GAN of a dataset."""
+        return self.runs / "vqgan" / dataset
+
+    def tokens(self, dataset: str) -> Path:
+        """Token grids of a dataset."""
+        return self.runs / "tokens" / dataset
+
+    def ddpm(self, dataset: str) -> Path:
+        """The diffusion model of a dataset."""
+        return self.runs / "ddpm" / dataset
+
+    def inpaint(self, dataset: str, method: str) -> Path:
+        """Finished cells of a (dataset, method), a file per mask."""
+        return self.runs / "inpaint" / dataset / method
+
+    def scores(self, dataset: str) -> Path:
+        """Scores of all cells of a dataset."""
+        return self.runs / "scores" / dataset
+
+
+def find_root() -> Path:
+    """The folder with params.yaml: where DVC runs the stages."""
+    return Path.cwd()

@@ -1,0 +1,89 @@
+"""Profiles: named overlays on configs/base.yaml, resolved into params.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.errors import ConfigError
+from pipeline.experiment.params import check_params, read_yaml
+from pipeline.experiment.record import write_bytes
+
+WHOLE = frozenset({"datasets", "mask_files"})
+"""Sections that an overlay replaces instead of merging into."""
+
+
+def names(root: Path) -> list[str]:
+    """The profiles there are."""
+    return sorted(path.stem for path in (root / "configs" / "profiles").glob("*.yaml"))
+
+
+def merge(base: Any, overlay: Mapping[str, Any]) -> None:
+    """Put the values of `overlay` into the mapping `base`, in place, key by key; lists and sections in `WHOLE` are replaced.
+
+    Raises:
+        ConfigError: the overlay has a key that the base has not.
+    """
+    for key, value in overlay.items():
+        if key not in base:
+            close = get_close_matches(key, list(base), n=1)
+            raise ConfigError(f"{key}: no such parameter in configs/base.yaml{f'; did you mean {close[0]!r}?' if close else ''}.")
+        if isinstance(value, Mapping) and isinstance(base[key], Mapping) and key not in WHOLE:
+            merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def resolve(root: Path, profile: str, settings: Mapping[str, Any] | None = None) -> str:
+    """The text of params.yaml for a profile, comments of the base kept, checked.
+
+    Args:
+        root: the repository.
+        profile: name of a file in configs/profiles.
+        settings: further overrides by dotted name ("sweep.images": 4).
+
+    Raises:
+        ConfigError: there is no such profile, or the result is not valid.
+    """
+    if profile not in names(root):
+        close = get_close_matches(profile, names(root), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names(root))}."
+        raise ConfigError(f"There is no profile {profile!r}; {hint}")
+    yaml = YAML()
+    yaml.width = 120
+    values = yaml.load(root / "configs" / "base.yaml")
+    merge(values, read_yaml(root / "configs" / "profiles" / f"{profile}.yaml"))
+    for name, value in (settings or {}).items():
+        *path, last = name.split(".")
+        overlay: dict[str, Any] = {last: value}
+        for part in reversed(path):
+            overlay = {part: overlay}
+        merge(values, overlay)
+    text = StringIO()
+    yaml.dump(values, text)
+    check_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"profile {profile}")
+    return text.getvalue()
+
+
+def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *, force: bool = False) -> bool:
+    """Write params.yaml for a profile; return whether it changed.
+
+    Raises:
+        ConfigError: params.yaml holds edits of one's own, which would be lost; `force` discards them.
+    """
+    text, path = resolve(root, profile, settings), root / "params.yaml"
+    now = path.read_text() if path.exists() else None
+    if now == text:
+        return False
+    if now is not None and not force and not any(now == resolve(root, name) for name in names(root)):
+        raise ConfigError(
+            f"{path.name} holds edits of your own, which writing profile {profile!r} would lose: run `dvc repro` to use them as they "
+            "are, keep them as a file in configs/profiles/, or discard them with FORCE=1."
+        )
+    write_bytes(path, text.encode())
+    return True

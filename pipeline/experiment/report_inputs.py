@@ -1,0 +1,212 @@
+"""What the stages left under runs/<profile>, read and checked for the report.
+
+Everything the sweep asks for must be there and of one piece: a missing file, scores of other cells than those on disk,
+or two kinds of LPIPS are errors that name the file. Only what a profile's DAG has no stage for may be absent.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.experiment.provenance import file_digest
+from pipeline.experiment.record import read_json
+from pipeline.experiment.tables import KEYS, METRICS
+
+Record = dict[str, Any]
+MODELS = {
+    "vqgan": "VQ-GAN",
+    "ddpm": "Diffusion model",
+}  # folder and title, in the order of the DAG
+LPIPS = ("lpips", "lpips_domain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One trained model: its record, its curve as (steps, values) per metric, and its picture files."""
+
+    record: Record
+    curve: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything the report says, as it stands on disk."""
+
+    root: Path
+    datasets: tuple[str, ...]
+    masks: tuple[str, ...]
+    methods: tuple[str, ...]
+    scores: dict[str, list[dict[str, str]]]
+    """Rows of scores.csv by dataset."""
+    metrics: tuple[str, ...]
+    """Metric columns in the order of `METRICS`; the first is the LPIPS in use."""
+    lpips: Record
+    """`column`, `trunk_sha256` and `reason`, the same for all datasets."""
+    cells: dict[tuple[str, str, str], Record]
+    """Cell records by (dataset, mask, method)."""
+    trainings: dict[str, dict[str, Training]]
+    """By model folder, then dataset; empty for a profile that trains nothing."""
+    stages: dict[str, Record]
+    """Other JSON records by path relative to `root`: manifests, tokens, the trunk, LPIPS."""
+    hashes: dict[str, str]
+    """sha256 of each of these files."""
+
+    def arrays(self, dataset: str, method: str, mask: str, count: int) -> dict[str, NDArray[Any]]:
+        """Read `samples` [count, S, H, W, 3] and `known` [count, H, W] of a cell's first images."""
+        path = self.root / "inpaint" / dataset / method / f"{mask}.npz"
+        if not path.is_file():
+            raise InputError(f"{path} is missing; run the inpaint stage for dataset {dataset}, method {method}.")
+        with np.load(path) as archive:
+            return {name: archive[name][:count] for name in ("samples", "known")}
+
+
+def read_findings(root: Path, sweep: Mapping[str, Sequence[str]]) -> Findings:
+    """Read what the stages of one profile left under `root` for the sweep's `datasets`, `masks` and `methods`.
+
+    Raises:
+        InputError: something the sweep asks for is missing or does not fit the rest; the message names the file.
+    """
+    datasets, masks, methods = (tuple(sweep[key]) for key in ("datasets", "masks", "methods"))
+    scored = {dataset: _json(root / "scores" / dataset / "score.json", "score") for dataset in datasets}
+    lpips = _agreed_lpips(root, {dataset: record["lpips"] for dataset, record in scored.items()})
+    tables = {dataset: _score_rows(root / "scores" / dataset / "scores.csv", lpips["column"]) for dataset in datasets}
+    columns = {dataset: tuple(rows[0].keys() - set(KEYS)) for dataset, rows in tables.items()}
+    first = datasets[0]
+    for dataset in datasets:
+        if set(columns[dataset]) != set(columns[first]):
+            odd = ", ".join(sorted(set(columns[dataset]) ^ set(columns[first])))
+            raise InputError(
+                f"scores.csv of {dataset} and {first} differ in the columns {odd}; run the score stage again."
+            )
+    cells = _cells(root, datasets, masks, methods)
+    _check_fingerprints(root, scored, cells)
+    stages = _stage_records(root, datasets)
+    return Findings(
+        root=root,
+        datasets=datasets,
+        masks=masks,
+        methods=methods,
+        scores=tables,
+        metrics=tuple(name for name in METRICS if name in columns[first]),
+        lpips=lpips,
+        cells=cells,
+        trainings={model: _trainings(root / model, datasets) for model in MODELS if (root / model).is_dir()},
+        stages=stages,
+        hashes={name: file_digest(root / name) for name in stages},
+    )
+
+
+def _json(path: Path, stage: str) -> Record:
+    if not path.is_file():
+        raise InputError(f"{path} is missing, and the sweep asks for it; run the {stage} stage (dvc repro {stage}).")
+    return read_json(path)
+
+
+def _agreed_lpips(root: Path, found: Mapping[str, Record]) -> Record:
+    """Return the one LPIPS all datasets were scored with; two kinds or two trunks are never shown in one table."""
+    first, *others = found
+    for dataset in others:
+        for key in ("column", "trunk_sha256"):
+            if found[dataset][key] != found[first][key]:
+                raise InputError(
+                    f"Under {root / 'scores'}, {first} was scored with {key} {found[first][key]}, {dataset} with "
+                    f"{found[dataset][key]}; they cannot stand in one table, so score both with the same LPIPS trunk."
+                )
+    if found[first]["column"] not in LPIPS:
+        raise InputError(
+            f"score.json of {first} names the LPIPS column {found[first]['column']!r}; expected one of {LPIPS}."
+        )
+    return found[first]
+
+
+def _score_rows(path: Path, column: str) -> list[dict[str, str]]:
+    """Read scores.csv and hold it to its columns: the keys, the LPIPS named in score.json and no other kind."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing, and the sweep asks for it; run the score stage (dvc repro score).")
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    header = set(rows[0]) if rows else set()
+    if missing := [name for name in (*KEYS, column) if name not in header]:
+        raise InputError(f"{path} lacks rows or the columns {', '.join(missing)}; run the score stage again.")
+    if others := [name for name in LPIPS if name != column and name in header]:
+        raise InputError(
+            f"{path} holds {others[0]} beside {column}; the two are never mixed, so run the score stage again."
+        )
+    if unknown := sorted(header - set(KEYS) - set(METRICS)):
+        raise InputError(f"{path} has columns of unknown meaning, {', '.join(unknown)}; name them in tables.METRICS.")
+    return rows
+
+
+def _cells(
+    root: Path, datasets: Sequence[str], masks: Sequence[str], methods: Sequence[str]
+) -> dict[tuple[str, str, str], Record]:
+    cells = {}
+    for dataset in datasets:
+        for method in methods:
+            path = root / "inpaint" / dataset / method / "cells.json"
+            records = {record["mask"]: record for record in _json(path, "inpaint")["cells"]}
+            for mask in masks:
+                if mask not in records:
+                    raise InputError(
+                        f"{path} has no cell for mask {mask}, which the sweep asks for; run the inpaint stage."
+                    )
+                cells[dataset, mask, method] = records[mask]
+    return cells
+
+
+def _check_fingerprints(root: Path, scored: Mapping[str, Record], cells: Mapping[tuple[str, str, str], Record]) -> None:
+    """Hold the scores to the cells on disk, so that numbers and pictures are of the same samples."""
+    for dataset, record in scored.items():
+        known = {(cell["mask"], cell["method"]): cell["fingerprint"] for cell in record["cells"]}
+        for (of, mask, method), cell in cells.items():
+            if of == dataset and known.get((mask, method)) != cell["fingerprint"]:
+                raise InputError(
+                    f"{root / 'scores' / dataset / 'score.json'}: for method {method}, mask {mask} it scores cell "
+                    f"{known.get((mask, method), '(none)')}, but the samples on disk are cell {cell['fingerprint']}; "
+                    "run the score stage again."
+                )
+
+
+def _trainings(folder: Path, datasets: Sequence[str]) -> dict[str, Training]:
+    return {dataset: _training(folder / dataset, f"train_{folder.name}") for dataset in datasets}
+
+
+def _training(folder: Path, stage: str) -> Training:
+    record = _json(folder / "record.json", stage)
+    path = folder / "curve.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path} is missing beside its record; run the {stage} stage again.")
+    points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    names = sorted({name for point in points for name in point["metrics"]})
+    curve = {}
+    for name in names:
+        pairs = [(point["step"], point["metrics"][name]) for point in points if name in point["metrics"]]
+        steps, values = np.array(pairs, np.float64).T
+        curve[name] = (steps, values)
+    pictures = tuple(folder / name for name in record["artifacts"] if Path(name).suffix in {".png", ".webp", ".jpg"})
+    if missing := [str(picture) for picture in pictures if not picture.is_file()]:
+        raise InputError(
+            f"{', '.join(missing)} is named in the training record but missing; run the {stage} stage again."
+        )
+    return Training(record=record, curve=curve, pictures=pictures)
+
+
+def _stage_records(root: Path, datasets: Sequence[str]) -> dict[str, Record]:
+    """Read the records of stages that neither train nor sample; of those the DAG may lack, only if they ran."""
+    names = {f"data/{dataset}/manifest.json": "prepare" for dataset in datasets}
+    optional = {"trunk": {"trunk/trunk.json": "train_trunk"}, "lpips": {"lpips/lpips.json": "resolve_lpips"}}
+    optional["tokens"] = {f"tokens/{dataset}/tokens.json": "encode" for dataset in datasets}
+    for folder, files in optional.items():
+        if (root / folder).is_dir():
+            names |= files
+    return {name: _json(root / name, stage) for name, stage in names.items()}

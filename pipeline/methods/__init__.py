@@ -1,0 +1,44 @@
+"""The methods, one file per paper.
+
+A method is a frozen dataclass whose fields are its hyperparameters (and its block in params.yaml) and a function
+`method(denoiser, problem, noise, *, watch) -> x_0`. To add one: its file, its line in `METHODS` and `PRESETS`, its block in
+params.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Denoiser
+from pipeline.methods import blended, ddnm
+from pipeline.noise import NoiseSource
+from pipeline.problem import Problem
+from pipeline.watch import Watch, ignore
+
+
+class Method(Protocol):
+    """An inpainting algorithm with its hyperparameters."""
+
+    def nfe(self) -> int:
+        """Network evaluations (forwards) per image, known before anything runs."""
+        ...
+
+    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+        """Sample one completion per problem, [B, C, H, W] in [-1, 1]."""
+        ...
+
+
+METHODS: dict[str, type[Any]] = {
+    "blended": blended.Blended,
+    "ddnm": ddnm.DDNM,
+}
+"""Every method by the name of its file."""
+
+PRESETS: dict[str, Mapping[str, Method]] = {
+    "blended": blended.PRESETS,
+    "ddnm": ddnm.PRESETS,
+}
+"""The settings under which a method was published (`paper`) or compared (`copaint_repo`)."""

@@ -1,0 +1,1 @@
+"""Training, driven by Lightning: the only package that knows it."""

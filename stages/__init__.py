@@ -1,0 +1,1 @@
+"""Entries of the DVC stages: read parameters, call one function of pipeline.experiment, write one output."""

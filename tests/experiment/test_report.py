@@ -1,0 +1,541 @@
+"""The report is complete, of one piece and needs nothing but itself; what is missing or mixed is named."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import ConfigError, InputError
+from pipeline.experiment.figures import hidden_path, spread
+from pipeline.experiment.report import write_report
+from pipeline.experiment.report_contents import Cost, Results, duration, verdict
+from pipeline.experiment.report_inputs import read_findings
+from pipeline.experiment.report_pictures import grids
+from pipeline.experiment.tables import METRICS, summarise
+
+Pixels = NDArray[np.uint8]
+
+DATASETS = ("faces", "objects", "rooms")
+METHODS = {"ddnm": (0.21, 1.0), "copaint": (0.16, 3.9), "tiramisu": (0.15, 4.4)}  # typical LPIPS, seconds
+MASKS = {  # rows and columns seen, as parts of the side
+    "left": ((0, 1), (0, 0.5)),
+    "top": ((0, 0.5), (0, 1)),
+    "expand1": ((0.375, 0.625), (0.375, 0.625)),
+    "expand2": ((0.25, 0.5), (0.25, 0.5)),
+    "v_strip": ((0.28, 0.64), (0.47, 0.53)),
+    "h_strip": ((0.47, 0.53), (0.28, 0.64)),
+    "wide": ((0, 0.7), (0.2, 1)),
+}
+MEASURED = {
+    "started": "2025-03-04T05:06:07+00:00",
+    "device": "cpu",
+    "hardware": {"cpu": "Example CPU", "cores": 2, "memory_gb": 8},
+    "versions": {"python": "3.11.9", "torch": "2.11.0"},
+    "git_commit": "0123456789abcdef",
+    "execution": "20250304-050607",
+}
+
+
+def gradient(rng: np.random.Generator, size: int) -> Pixels:
+    """A picture with a direction and a colour of its own, [size, size, 3]."""
+    line = np.linspace(0, 1, size)
+    plane = line[:, None, None] * rng.uniform(0, 160, 3) + line[None, :, None] * rng.uniform(0, 90, 3)
+    return plane.astype(np.uint8)
+
+
+class World:
+    """A finished profile on disk, made up; the scores are drawn, not measured."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        datasets: tuple[str, ...] = DATASETS,
+        methods: dict[str, tuple[float, float]] = METHODS,
+        picture: Callable[[str, np.random.Generator, int], Pixels] = lambda _, rng, size: gradient(rng, size),
+        size: int = 16,
+        images: int = 6,
+        column: str = "lpips_domain",
+        key: str = "test-{:04d}",
+    ) -> None:
+        self.runs, self.out = root / "runs", root / "reports" / "made-up"
+        self.root, self.size, self.methods, self.column = self.runs / "made-up", size, methods, column
+        self.rng = np.random.default_rng(0)
+        self.keys = [key.format(index) for index in range(images)]
+        self.images = {d: np.stack([picture(d, self.rng, size) for _ in self.keys]) for d in datasets}
+        self.params: dict[str, Any] = {
+            "profile": "made-up",
+            "image_size": size,
+            "sweep": {"datasets": list(datasets), "methods": list(methods), "masks": list(MASKS)},
+            "report": {"reference": next(iter(methods)), "images": 4, "bootstrap": 200},
+        }
+        for dataset in datasets:
+            self.dataset(dataset)
+            for model in ("vqgan", "ddpm"):
+                self.training(model, dataset)
+        self.save("trunk/trunk.json", {"schema": 1, "accuracies": {"faces/glasses": 0.97, "rooms/window": 0.94}})
+        self.save("lpips/lpips.json", {"column": column})
+
+    def save(self, name: str, value: dict[str, Any]) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=1))
+
+    def load(self, name: str) -> Any:
+        return json.loads((self.root / name).read_text())
+
+    def training(self, model: str, dataset: str) -> None:
+        folder = self.root / model / dataset
+        folder.mkdir(parents=True)
+        picture = "reconstructions.png" if model == "vqgan" else "samples.png"
+        tiles = self.images[dataset][:4]
+        Image.fromarray(np.concatenate([np.concatenate(tiles, 1), np.concatenate(tiles[::-1], 1)])).save(
+            folder / picture
+        )
+        lines = []
+        for step in range(0, 2001, 20):
+            loss = 0.4 * np.exp(-step / 400) + 0.02
+            metrics = {"train/loss": loss * self.rng.uniform(0.9, 1.1)}
+            if step % 200 == 0:
+                metrics["val/loss"] = loss * 1.05 + 0.004
+                if model == "vqgan":
+                    metrics |= {"val/perplexity": 180 - 150 * np.exp(-step / 300), "val/usage": 1 - np.exp(-step / 250)}
+            lines.append(json.dumps({"step": step, "seconds": step / 10, "metrics": metrics}))
+        (folder / "curve.jsonl").write_text("\n".join(lines) + "\n")
+        last = json.loads(lines[-1])["metrics"]
+        record = {"schema": 1, "kind": "train", "stage": f"train_{model}", "dataset": dataset, "fingerprint": "ab" * 32}
+        record |= {"profile": "made-up", "params": {"steps": 2000}, "inputs": {"data": "cd" * 32}, "metrics": last}
+        measured = MEASURED | {"seconds": 210.0}
+        self.save(f"{model}/{dataset}/record.json", record | {"artifacts": [picture], "measured": measured})
+
+    def dataset(self, dataset: str) -> None:
+        splits = {"train": {"count": 1200}, "val": {"count": 60}, "test": {"count": len(self.keys)}}
+        self.save(
+            f"data/{dataset}/manifest.json", {"schema": 1, "dataset": dataset, "splits": splits, "digest": "9a" * 32}
+        )
+        codebook = {"usage": 0.98, "perplexity": 171.5}
+        self.save(
+            f"tokens/{dataset}/tokens.json", {"schema": 1, "dataset": dataset, "tokens": 64, "codebook": codebook}
+        )
+        rows: list[dict[str, Any]] = []
+        scored = []
+        for method, (typical, seconds) in self.methods.items():
+            records = []
+            for mask in MASKS:
+                record = self.cell(dataset, mask, method, seconds)
+                records.append(record)
+                rows += self.scores(dataset, mask, method, typical)
+                scored.append({"mask": mask, "method": method, "fingerprint": record["fingerprint"]})
+            self.save(f"inpaint/{dataset}/{method}/cells.json", {"cells": records})
+        self.save_scores(dataset, rows)
+        lpips = {"column": self.column, "trunk_sha256": "ef" * 32, "reason": "no file found and no network"}
+        self.save(f"scores/{dataset}/score.json", {"schema": 1, "dataset": dataset, "lpips": lpips, "cells": scored})
+
+    def scores(self, dataset: str, mask: str, method: str, typical: float) -> list[dict[str, Any]]:
+        difficulty = 0.6 + 0.15 * list(MASKS).index(mask) + 0.1 * list(self.images).index(dataset)
+        drawn = np.random.default_rng(list(MASKS).index(mask)).normal(0, 0.02, len(self.keys))  # shared: paired images
+        values = typical * difficulty + drawn + self.rng.normal(0, 0.006, len(self.keys))
+        return [
+            {
+                "dataset": dataset, "mask": mask, "method": method, "image_id": key, "sample": 0,
+                self.column: v, f"{self.column}_unpasted": 1.1 * v, "psnr": 25 - 40 * v, "psnr_hidden": 22 - 40 * v,
+                "ssim": 1 - v, "ssim_hidden": 0.9 - v, "psnr_unpasted": 24 - 40 * v, "ssim_unpasted": 0.95 - v,
+            }
+            for key, v in zip(self.keys, values, strict=True)
+        ]  # fmt: skip
+
+    def save_scores(self, dataset: str, rows: list[dict[str, Any]]) -> None:
+        path = self.root / "scores" / dataset / "scores.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def cell(self, dataset: str, mask: str, method: str, seconds: float) -> dict[str, Any]:
+        truth = self.images[dataset]
+        (top, bottom), (left, right) = (np.round(np.array(span) * self.size).astype(int) for span in MASKS[mask])
+        known = np.zeros(truth.shape[:3], np.bool_)
+        known[:, top:bottom, left:right] = True
+        noise = self.rng.normal(0, 80 * self.methods[method][0], truth.shape)
+        wrong = np.where(known[..., None], truth, np.roll(truth, 1, axis=0)[:, :, ::-1])
+        samples = np.clip(0.5 * truth + 0.5 * wrong + noise, 0, 255).astype(np.uint8)[:, None]
+        record = {"schema": 1, "kind": "cell", "profile": "made-up", "dataset": dataset, "mask": mask, "method": method}
+        record["fingerprint"] = hashlib.sha256(f"{dataset} {mask} {method}".encode()).hexdigest()
+        record |= {"params": {"steps": 250}, "seed": 7, "image_size": self.size, "image_ids": self.keys, "samples": 1}
+        backwards = 0.0 if method == "ddnm" else 250.0
+        record["evaluations"] = {"forwards": 250.0, "backwards": backwards, "circuit": 0.0, "codec": 0.0}
+        spread = float(self.rng.uniform(0.95, 1.05))
+        record["measured"] = MEASURED | {"seconds_per_image": seconds * spread, "batch_size": 6}
+        folder = self.root / "inpaint" / dataset / method
+        folder.mkdir(parents=True, exist_ok=True)
+        packed = np.frombuffer(json.dumps(record).encode(), np.uint8)
+        np.savez(folder / f"{mask}.npz", samples=samples, known=known, record=packed)
+        return record
+
+    def report(self) -> Path:
+        return write_report(
+            profile="made-up",
+            runs=self.runs,
+            out=self.out,
+            params=self.params,
+            truth=lambda dataset: (self.keys, self.images[dataset]),
+        )
+
+
+SMALL = {"datasets": ("faces",), "methods": {"ddnm": (0.21, 1.0), "tiramisu": (0.15, 4.4)}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = World(tmp_path_factory.mktemp("world"))
+    made.report()
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(world: World) -> str:
+    return (world.out / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A small profile with true LPIPS, whose images have names that HTML would take for its own."""
+    made = World(tmp_path_factory.mktemp("plain"), column="lpips", key="<script>{}", **SMALL)
+    made.report()
+    return made
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> World:
+    return World(tmp_path, **SMALL)
+
+
+class Outline(HTMLParser):
+    """Elements that are open, and every attribute that could make a browser fetch something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in {"meta", "link", "input", "img", "br"}:
+            self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name in {"src", "href", "xlink:href"}]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    parser.close()
+    return parser
+
+
+def test_page_is_well_formed_and_stands_alone(page):
+    found = outline(page)
+    assert found.open == []
+    assert len(found.ids) == len(set(found.ids))
+    inner = [link[1:] for link in found.links if link.startswith("#")]
+    assert set(inner) <= set(found.ids)
+    outer = [link for link in found.links if not link.startswith("#")]
+    assert len(outer) > 3 * 7 * 3 * 4
+    assert all(link.startswith("data:") for link in outer)
+    assert set(re.findall(r"url\((.)", page)) <= {"#", "d"}
+    assert re.search(r"url\((?!#|data:)|@import|https?://(?!www\.w3\.org)", page) is None
+
+
+def test_page_says_who_wins_at_what_cost(page):
+    text = " ".join("".join(outline(page).text).split())
+    said = re.search(r"tiramisu has the lowest domain LPIPS in (\d+) of 21 settings.*?, clearly in (\d+)", text)
+    assert said
+    assert int(said[1]) >= int(said[2]) >= 10
+    assert re.search(r"4\.\d times as long as ddnm, the fastest\.", text)
+    for method in METHODS:
+        assert page.count(f'<th scope="col">{method}</th>') >= 8
+
+
+def test_domain_lpips_is_announced_and_true_lpips_is_not(page, plain):
+    assert "These are not LPIPS scores." in page
+    assert ("ef" * 32)[:16] in page
+    other = (plain.out / "index.html").read_text()
+    assert "These are not LPIPS scores." not in other
+    assert "domain" not in "".join(outline(other).text)
+
+
+def test_names_cannot_break_the_page(plain):
+    found = outline((plain.out / "index.html").read_text())
+    assert found.open == []
+    assert "<script>0" in found.text
+
+
+def test_numbers_beside_the_page(world):
+    out = world.out
+    scores = list(csv.DictReader((out / "scores.csv").open()))
+    assert len(scores) == 3 * 3 * 7 * 6
+    table = list(csv.DictReader((out / "table.csv").open()))
+    assert len(table) == 8 * (3 * 8 + 1) * 3  # metrics, lines, methods
+    metrics = json.loads((out / "metrics.json").read_text())
+    values = [float(row["lpips_domain"]) for row in scores if (row["mask"], row["method"]) == ("wide", "ddnm")]
+    means = np.reshape(values, (3, 6)).mean(axis=1)
+    np.testing.assert_allclose([metrics[dataset]["wide"]["ddnm"] for dataset in DATASETS], means, atol=1e-6)
+    everything = [float(row["lpips_domain"]) for row in scores if row["method"] == "ddnm"]
+    assert metrics["all datasets"]["average"]["ddnm"] == pytest.approx(np.mean(everything), abs=1e-6)
+    line = next(row for row in table if (row["metric"], row["dataset"], row["mask"]) == ("psnr", "rooms", "average"))
+    assert (line["method"], float(line["difference"])) == ("ddnm", 0.0)
+    assert float(line["low"]) < float(line["mean"]) < float(line["high"])
+    full = json.loads((out / "table.json").read_text())
+    assert (len(full["rows"]), full["reference"], full["lpips"]["column"]) == (len(table), "ddnm", "lpips_domain")
+
+
+def test_plots_for_dvc(world):
+    pareto = list(csv.DictReader((world.out / "plots" / "pareto.csv").open()))
+    assert [row["method"] for row in pareto] == list(METHODS)
+    assert [round(float(row["seconds_per_image"])) for row in pareto] == [1, 4, 4]
+    curves = sorted(path.name for path in (world.out / "plots" / "curves").iterdir())
+    assert curves == sorted(f"{model}_{dataset}.csv" for model in ("ddpm", "vqgan") for dataset in DATASETS)
+    curve = list(csv.DictReader((world.out / "plots" / "curves" / "vqgan_faces.csv").open()))
+    assert len(curve) == 101
+    assert (curve[1]["step"], curve[1]["val/loss"]) == ("20", "")
+    assert float(curve[10]["val/loss"]) > float(curve[20]["val/loss"]) > 0
+
+
+def test_the_same_inputs_give_the_same_files(plain):
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in plain.out.rglob("*") if path.is_file()}
+
+    first = files()
+    (plain.out / "plots" / "curves" / "ddpm_cats.csv").write_text("step\n")
+    plain.report()
+    assert files() == first  # no draft is left behind, and what is no longer true is gone
+
+
+def test_pictures_have_their_known_pixels_pasted(plain):
+    page = (plain.out / "index.html").read_text()
+    results = re.findall(r'<img src="data:image/webp;base64,([^"]*)"', page)
+    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(results[0]))))
+    with np.load(plain.root / "inpaint" / "faces" / "ddnm" / "left.npz") as cell:
+        known, sample = cell["known"][0], cell["samples"][0, 0]
+    truth = plain.images["faces"][0]
+    assert not np.array_equal(sample[known], truth[known])
+    np.testing.assert_array_equal(first[known], truth[known])
+    np.testing.assert_array_equal(first[~known], sample[~known])
+    assert len(results) == 7 * 2 * plain.params["report"]["images"]
+
+
+def test_fewer_pictures_are_shown_if_the_page_would_become_too_large(small):
+    findings = read_findings(small.root, small.params["sweep"])
+
+    def truth(dataset: str) -> tuple[list[str], Pixels]:
+        return small.keys, small.images[dataset]
+
+    free = grids(findings, truth, 6)
+    one = sum(strips[0].size for strips in free.strips.values())
+    cut = grids(findings, truth, 6, characters=int(1.5 * one))
+    assert {len(strips) for strips in free.strips.values()} == {6}
+    assert {len(strips) for strips in cut.strips.values()} == {1}
+    assert (cut.wished, len(cut.truths)) == (6, 1)
+
+
+def test_a_profile_with_one_method_and_no_trainings_is_reported_without_them(tmp_path):
+    world = World(tmp_path, datasets=("faces",), methods={"ddnm": (0.2, 1.0)}, images=1)
+    for folder in ("vqgan", "ddpm", "trunk", "tokens"):
+        shutil.rmtree(world.root / folder)
+    page = world.report().read_text()
+    assert "ddnm is the only method of this sweep" in page
+    assert "Difference to" not in page
+    assert 'id="models"' not in page
+    assert 'id="pictures"' in page
+
+
+def say(means: list[list[float]], seconds: list[float]) -> str:
+    """The verdict on settings x methods of LPIPS that vary little over images."""
+    cube = np.array(means)[..., None] + np.array([-0.001, 0.0, 0.001])
+    masks, methods = tuple(MASKS)[: len(means)], ("a", "b", "c")[: len(seconds)]
+    rows = {"lpips": summarise({"faces": cube}, masks, METRICS["lpips"], reference=0, resamples=100)}
+    results = Results(methods=methods, masks=masks, reference=0, ids={}, cubes={}, rows=rows)
+    costs = [
+        Cost(method=method, seconds=time, evaluations={}, devices="cpu", batch_sizes="1")
+        for method, time in zip(methods, seconds, strict=True)
+    ]
+    return verdict(results, costs).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.parametrize(
+    ("means", "seconds", "said"),
+    [
+        (
+            [[0.1, 0.2], [0.3, 0.1], [0.1, 0.1], [0.1, 0.2]],
+            [4.0, 1.0],
+            "a has the lowest LPIPS in 3 of 4 settings (1 shared), clearly in 2 (paired 95 % intervals), at 4.00 s per "
+            "image: 4.0 times as long as b, the fastest.",
+        ),
+        (
+            [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]],
+            [1.0, 2.0, 3.0],
+            "a has the lowest LPIPS in 2 of 2 settings, clearly in 2 (paired 95 % intervals), at 1.00 s per image, "
+            "the least time of all.",
+        ),
+        (
+            [[0.1, 0.2, 0.15], [0.3, 0.2, 0.25], [0.3, 0.4, 0.1], [0.1, 0.2, 0.15], [0.3, 0.2, 0.25]],
+            [2.0, 3.0, 1.0],
+            "a and b each have the lowest LPIPS in 2 of 5 settings, at 2.00 s and 3.00 s per image: 2.0 and 3.0 times "
+            "as long as c, the fastest; the lowest mean, 0.180, is that of c.",
+        ),
+        (
+            [[0.1], [0.3]],
+            [2.0],
+            "a is the only method of this sweep: LPIPS 0.200 on average over 2 settings, at 2.00 s per image.",
+        ),
+    ],
+)  # fmt: skip
+def test_verdict(means, seconds, said):
+    assert say(means, seconds) == said
+
+
+def lose_rows(world: World) -> None:
+    path = world.root / "scores" / "faces" / "scores.csv"
+    path.write_text("".join(line for line in path.open() if ",wide,tiramisu," not in line))
+
+
+def mix_columns(world: World) -> None:
+    path = world.root / "scores" / "faces" / "scores.csv"
+    path.write_text(path.read_text().replace(",psnr,", ",lpips,", 1))
+
+
+def other_trunk(world: World) -> None:
+    record = world.load("scores/rooms/score.json")
+    world.save("scores/rooms/score.json", record | {"lpips": record["lpips"] | {"trunk_sha256": "00" * 32}})
+
+
+def other_column(world: World) -> None:
+    record = world.load("scores/rooms/score.json")
+    world.save("scores/rooms/score.json", record | {"lpips": record["lpips"] | {"column": "lpips"}})
+
+
+def newer_cell(world: World) -> None:
+    record = world.load("inpaint/faces/ddnm/cells.json")
+    record["cells"][0]["fingerprint"] = "77" * 32
+    world.save("inpaint/faces/ddnm/cells.json", record)
+
+
+def lose_cell(world: World) -> None:
+    record = world.load("inpaint/faces/ddnm/cells.json")
+    world.save("inpaint/faces/ddnm/cells.json", {"cells": record["cells"][1:]})
+
+
+def rename_images(world: World) -> None:
+    world.keys = [f"other-{key}" for key in world.keys]
+
+
+def enlarge_images(world: World) -> None:
+    world.images = {dataset: np.repeat(images, 2, axis=1) for dataset, images in world.images.items()}
+
+
+def shift_mask(world: World) -> None:
+    path = world.root / "inpaint" / "faces" / "tiramisu" / "top.npz"
+    with np.load(path) as cell:
+        np.savez(path, **{**cell, "known": ~cell["known"]})
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lose_rows, "no rows for method tiramisu, mask wide"),
+        (lambda world: (world.root / "scores" / "rooms" / "scores.csv").unlink(), r"rooms/scores.csv is missing"),
+        (lambda world: (world.root / "scores" / "rooms" / "score.json").unlink(), r"rooms/score.json is missing"),
+        (mix_columns, "holds lpips beside lpips_domain"),
+        (other_trunk, "rooms with 0000"),
+        (other_column, "rooms with lpips"),
+        (newer_cell, "mask left it scores cell .* the samples on disk are cell 7777"),
+        (lose_cell, "no cell for mask left"),
+        (rename_images, "not among the test images"),
+        (enlarge_images, "data and samples are of different runs"),
+        (shift_mask, "saw different pixels"),
+        (lambda world: (world.root / "inpaint" / "faces" / "ddnm" / "wide.npz").unlink(), "wide.npz is missing"),
+        (lambda world: (world.root / "ddpm" / "rooms" / "record.json").unlink(), r"ddpm/rooms/record.json is missing"),
+        (
+            lambda world: (world.root / "vqgan" / "rooms" / "curve.jsonl").unlink(),
+            r"vqgan/rooms/curve.jsonl is missing",
+        ),
+        (lambda world: (world.root / "ddpm" / "faces" / "samples.png").unlink(), r"samples.png is named"),
+        (lambda world: (world.root / "tokens" / "rooms" / "tokens.json").unlink(), r"tokens.json is missing"),
+    ],
+)
+def test_what_is_missing_or_mixed_is_named(tmp_path, harm, said):
+    world = World(tmp_path, datasets=("faces", "rooms"), methods=SMALL["methods"])
+    harm(world)
+    with pytest.raises(InputError, match=said):
+        world.report()
+    assert not world.out.exists()
+
+
+def test_the_reference_must_be_a_method_of_the_sweep(small):
+    small.params["report"]["reference"] = "dps"
+    with pytest.raises(ConfigError, match=r"report\.reference is 'dps'.*ddnm, tiramisu"):
+        small.report()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_hidden_path_covers_the_hidden_pixels_and_no_others(share):
+    known = np.random.default_rng(0).uniform(size=(9, 9)) < share
+    drawn = np.zeros((9, 9), int)
+    for left, top, right, bottom in re.findall(r"M(\d+) (\d+)H(\d+)V(\d+)H\1Z", hidden_path(known)):
+        drawn[int(top) : int(bottom), int(left) : int(right)] += 1
+    np.testing.assert_array_equal(drawn, ~known)
+
+
+def test_a_rectangle_is_one_piece():
+    known = np.ones((32, 32), np.bool_)
+    known[4:20, 6:30] = False
+    assert hidden_path(known) == "M6 4H30V20H6Z"
+
+
+def test_spread_keeps_order_and_distance():
+    moved = spread(np.array([5.0, 0.0, 5.5, 40.0]), 10.0)
+    ordered = moved[[1, 0, 2, 3]]
+    assert (np.diff(ordered) >= 10.0 - 1e-9).all()
+    assert spread(np.array([0.0, 20.0]), 10.0).tolist() == [0.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.00312, "3.1 ms"),
+        (0.0995, "0.10 s"),
+        (3.214, "3.21 s"),
+        (42.16, "42.2 s"),
+        (250.4, "4 min 10 s"),
+        (3599.7, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text
