@@ -141,20 +141,26 @@ def collect(
         if row["sample"] in samples:
             raise InputError(f"{where}: sample {row['sample']} appears twice in scores.csv; run the score stage again.")
         samples[row["sample"]] = np.array([_number(row[name], f"{where}, {name}") for name in names])
+    _check_paired(found, dataset)
     ids = list(found[masks[0], methods[0]])
+    cube = np.array([[[np.mean(list(found[k, m][i].values()), axis=0) for i in ids] for m in methods] for k in masks])
+    return ids, {name: cube[..., index] for index, name in enumerate(names)}
+
+
+def _check_paired(found: Mapping[tuple[str, str], Mapping[str, object]], dataset: str) -> None:
+    """Refuse scores in which a (mask, method) is missing or met other images than the first."""
+    (first_mask, first_method), first = next(iter(found.items()))
     for (mask, method), cell in found.items():
         if not cell:
             raise InputError(
                 f"Scores of {dataset} have no rows for method {method}, mask {mask}, which the sweep asks for; "
                 "run the inpaint and score stages for it, or take it out of the sweep in params.yaml."
             )
-        if set(cell) != set(ids):
+        if cell.keys() != first.keys():
             raise InputError(
                 f"Scores of {dataset}: method {method}, mask {mask} has other images ({len(cell)}) than method "
-                f"{methods[0]}, mask {masks[0]} ({len(ids)}); comparisons are paired, so run all on the same images."
+                f"{first_method}, mask {first_mask} ({len(first)}); comparisons are paired, so run all on the same."
             )
-    cube = np.array([[[np.mean(list(found[k, m][i].values()), axis=0) for i in ids] for m in methods] for k in masks])
-    return ids, {name: cube[..., index] for index, name in enumerate(names)}
 
 
 def _number(text: str, where: str) -> float:
