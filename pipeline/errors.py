@@ -1,6 +1,7 @@
 """What went wrong, in words for the person who can mend it.
 
-Every error names what was expected, what came, where, and what to do. Commands print the sentence and exit with status 2.
+Every error names what was expected, what came, where, and what to do. Commands print the sentence and exit with
+status 2.
 """
 
 from __future__ import annotations

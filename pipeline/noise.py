@@ -34,7 +34,9 @@ class Noise:
     The k-th draw of a stream depends on its seed and on the shapes drawn before, never on the other streams.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, seeds: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         """Open one stream per seed on `device`; CPU and CUDA streams differ, as torch's generators do."""
         self.device, self.dtype = torch.device(device), dtype
         self._streams = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]

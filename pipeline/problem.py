@@ -35,11 +35,13 @@ class Problem:
         batch, _, height, width = self.y.shape
         if self.known.shape != (batch, 1, height, width):
             raise InputError(
-                f"Problem.known must have shape {(batch, 1, height, width)} to go with y of shape {tuple(self.y.shape)}, "
-                f"but has {tuple(self.known.shape)}."
+                f"Problem.known must have shape {(batch, 1, height, width)} to go with y of shape "
+                f"{tuple(self.y.shape)}, but has {tuple(self.known.shape)}."
             )
         if bool((self.y.masked_fill(self.known, 0.0) != 0).any()):
-            raise InputError("Problem.y holds values at hidden pixels; build problems with Problem.observe(x_0, known).")
+            raise InputError(
+                "Problem.y holds values at hidden pixels; build problems with Problem.observe(x_0, known)."
+            )
 
     @classmethod
     def observe(cls, x_0: Tensor, known: Tensor) -> Problem:

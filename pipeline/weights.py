@@ -18,9 +18,9 @@ from pipeline.errors import CheckpointError
 
 
 def save_weights(folder: Path, network: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> str:
-    """Write `model.safetensors` and `model.json` ({"sha256", **description}) into `folder`; return the hash of the weights.
+    """Write `model.safetensors` and `model.json` ({"sha256", **description}) into `folder`.
 
-    With `half`, floating-point tensors are stored in float16.
+    With `half`, floating-point tensors are stored in float16. Returns the hash of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -47,7 +47,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
         return {**value, "sha256": str(value["sha256"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: expected the description of a trained network, but {error!r}; train it first.") from error
+        raise CheckpointError(
+            f"{path}: expected the description of a trained network, but {error!r}; train it first."
+        ) from error
 
 
 def load_weights(folder: Path, network: nn.Module) -> dict[str, Any]:
@@ -64,8 +66,8 @@ def load_weights(folder: Path, network: nn.Module) -> dict[str, Any]:
     found = hashlib.sha256(content).hexdigest()
     if found != description["sha256"]:
         raise CheckpointError(
-            f"{path}: its SHA-256 is {found[:16]}..., but model.json beside it records {description['sha256'][:16]}...; "
-            "the file is damaged or was exchanged: train it again or restore both."
+            f"{path}: its SHA-256 is {found[:16]}..., but model.json beside it records "
+            f"{description['sha256'][:16]}...; the file is damaged or was exchanged: train it again or restore both."
         )
     try:
         tensors = load_file(path)
@@ -90,7 +92,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
             )
         if tensors[key].shape != own[key].shape:
             raise CheckpointError(
-                f"{name}: {key!r} has shape {tuple(tensors[key].shape)}, the network of params.yaml expects {tuple(own[key].shape)}."
+                f"{name}: {key!r} has shape {tuple(tensors[key].shape)}, the network of params.yaml expects "
+                f"{tuple(own[key].shape)}."
             )
     with torch.no_grad():
         for key, value in own.items():

@@ -1,8 +1,8 @@
 """The pipeline's own perceptual trunk: a small picture classifier whose feature maps measure how alike pictures look.
 
 LPIPS (Zhang et al., 2018, arXiv 1801.03924) compares the feature maps of an ImageNet classifier, which has to be
-downloaded; this one is trained in a minute on the attributes of the painted domains. It has two uses: the perceptual loss
-of the VQ-GAN, and the metric `lpips_domain` where no ImageNet trunk can be had.
+downloaded; this one is trained in a minute on the attributes of the painted domains. It has two uses: the perceptual
+loss of the VQ-GAN, and the metric `lpips_domain` where no ImageNet trunk can be had.
 
 What differs from LPIPS: the trunk and its data; no learned weights for the channels, because there are no human
 judgements to learn them from, so all channels and layers count alike; and the scale, which is fixed at [0, 1].
@@ -45,7 +45,8 @@ class TrunkConfig:
 class Trunk(nn.Module):
     """Five stages of (halving,) 3 x 3 convolution, batch normalisation and ReLU; linear heads on the last.
 
-    In evaluation mode, in which `load_trunk` and the training hand it over, an image's features do not depend on its batch.
+    In evaluation mode, in which `load_trunk` and the training hand it over, an image's features are its own, whatever
+    the batch.
     """
 
     def __init__(self, config: TrunkConfig) -> None:
@@ -77,7 +78,10 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Unnormalised log-probabilities of every head, name -> [B, classes], for images [B, 3, H, W] in [-1, 1]."""
-        quarters = F.adaptive_avg_pool2d(self.features(x)[-1], 2)  # [B, C, 2, 2]: some attributes say left or right
+        last = self.features(x)[-1]
+        kernel = [(side + 1) // 2 for side in last.shape[2:]]
+        stride = [max(side // 2, 1) for side in last.shape[2:]]
+        quarters = F.avg_pool2d(last, kernel, stride).expand(-1, -1, 2, 2)  # some attributes say left or right
         scores = self.heads(quarters.flatten(1)).split(list(self.config.heads.values()), dim=1)
         return dict(zip(self.config.heads, scores, strict=True))
 
@@ -85,8 +89,8 @@ class Trunk(nn.Module):
 def perceptual_distance(trunk: Trunk, x: Tensor, y: Tensor) -> Tensor:
     """How differently two pictures look: 1 - cosine of their features, averaged over places, then over layers.
 
-    LPIPS with uniform weights: with features normalised to length 1 over the channels, the sum over the channels of their
-    squared difference is 2 - 2 cosine, of which half is taken. Differentiable in both pictures.
+    LPIPS with uniform weights: with features normalised to length 1 over the channels, the sum over the channels of
+    their squared difference is 2 - 2 cosine, of which half is taken. Differentiable in both pictures.
 
     Args:
         trunk: in evaluation mode.
@@ -128,7 +132,7 @@ def load_trunk(folder: Path) -> Trunk:
     """Read what `save_trunk` wrote: a frozen trunk in evaluation mode, on the CPU.
 
     Raises:
-        CheckpointError: a file is missing, the record is none, or the weights are not those of the record or do not fit.
+        CheckpointError: a file is missing, the record is none, or the weights are not the record's or do not fit.
     """
     config, expected = _read_record(folder / RECORD)
     weights = folder / WEIGHTS

@@ -33,7 +33,8 @@ class VQGANParams:
     @property
     def factor(self) -> int:
         """How many pixels a side one token covers."""
-        return 2 ** (len(self.channels) - 1)
+        factor: int = 2 ** (len(self.channels) - 1)
+        return factor
 
 
 class VQGAN(nn.Module):
@@ -83,7 +84,8 @@ def quantize(features: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest codes of features [B, D, h, w].
 
     Returns:
-        Tokens [B, h, w] (int64), and the codes in the features' place, [B, D, h, w], differentiable in the codebook only.
+        Tokens [B, h, w] (int64), and the codes in the features' place, [B, D, h, w], differentiable in the codebook
+        only.
     """
     batch, dim, height, width = features.shape
     flat = features.permute(0, 2, 3, 1).reshape(-1, dim)

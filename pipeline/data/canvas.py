@@ -1,8 +1,8 @@
 """A small anti-aliased painter: signed distances in, RGB out.
 
-The embedded image domains (`faces`, `objects`, `rooms`) are painted with it. Everything is expressed in the unit square (x to the
-right, y downwards), so the same random draws give the same picture at any size. Randomness reaches this module only as a NumPy
-generator handed in by the caller.
+The embedded image domains (`faces`, `objects`, `rooms`) are painted with it. Everything is expressed in the unit square
+(x to the right, y downwards), so the same random draws give the same picture at any size. Randomness reaches this
+module only as a NumPy generator handed in by the caller.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Canvas:
         `softness` is the width of the edge in unit coordinates; 0 gives an edge one sample wide.
         """
         width = max(float(self.sample), softness)
-        return np.clip(0.5 - distance / width, 0.0, 1.0)
+        inside: Field = np.clip(0.5 - distance / width, 0.0, 1.0)
+        return inside
 
     def fill(self, distance: Field, color: ArrayLike, opacity: float | Field = 1.0, softness: float = 0.0) -> None:
         """Paint a shape given by its signed distance in `color` ([3] or [S, S, 3], in [0, 1])."""
@@ -57,7 +58,7 @@ class Canvas:
     def image(self) -> NDArray[np.uint8]:
         """Return the picture as [size, size, 3] bytes, averaged over the samples of each pixel."""
         s, k = self.size, self.supersample
-        mean = np.clip(self.rgb, 0.0, 1.0).reshape(s, k, s, k, 3).mean(axis=(1, 3))
+        mean: Field = np.clip(self.rgb, 0.0, 1.0).reshape(s, k, s, k, 3).mean(axis=(1, 3))
         return np.round(mean * 255.0).astype(np.uint8)
 
 
@@ -69,7 +70,9 @@ def ellipse(x: Field, y: Field, cx: float, cy: float, rx: float, ry: float, angl
     return np.where(k1 > 1e-9, k0 * (k0 - 1.0) / np.maximum(k1, 1e-9), -min(rx, ry)).astype(np.float32)
 
 
-def box(x: Field, y: Field, cx: float, cy: float, hx: float, hy: float, radius: float = 0.0, angle: float = 0.0) -> Field:
+def box(
+    x: Field, y: Field, cx: float, cy: float, hx: float, hy: float, radius: float = 0.0, angle: float = 0.0
+) -> Field:
     """Signed distance to a box with half sides (hx, hy), corners rounded by `radius`, turned by `angle` radians."""
     u, v = turn(x - cx, y - cy, angle)
     dx, dy = np.abs(u) - (hx - radius), np.abs(v) - (hy - radius)
@@ -104,8 +107,8 @@ def turn(u: Field, v: Field, angle: float) -> tuple[Field, Field]:
 def noise(x: Field, y: Field, rng: np.random.Generator, cells: float, octaves: int = 3) -> Field:
     """Smooth fractal noise in [-1, 1] with `cells` bumps across the unit square at its coarsest octave.
 
-    The lattice is drawn from `rng` before it is sampled, so the draws do not depend on the size of the picture. Octaves finer than
-    the sampling grid alias into grain, as texture does in a photograph.
+    The lattice is drawn from `rng` before it is sampled, so the draws do not depend on the size of the picture. Octaves
+    finer than the sampling grid alias into grain, as texture does in a photograph.
     """
     total, weight = np.zeros(x.shape, np.float32), 0.0
     for octave in range(octaves):
@@ -123,5 +126,5 @@ def noise(x: Field, y: Field, rng: np.random.Generator, cells: float, octaves: i
 
 def mix(a: ArrayLike, b: ArrayLike, t: float | Field) -> NDArray[np.float32]:
     """Interpolate between two colours; with t [S, S] the result is [S, S, 3]."""
-    a, b, w = np.asarray(a, np.float32), np.asarray(b, np.float32), np.asarray(t, np.float32)[..., None]
-    return a + (b - a) * w
+    first, second, w = np.asarray(a, np.float32), np.asarray(b, np.float32), np.asarray(t, np.float32)[..., None]
+    return first + (second - first) * w

@@ -63,6 +63,8 @@ class Procedural:
     val: int
     test: int
     """Pictures of each split."""
+    watch: str = ""
+    """What DVC looks at to see that the source changed: the painter."""
 
     def __post_init__(self) -> None:
         _check_counts(self.train, self.val, self.test)
@@ -86,6 +88,8 @@ class Folder:
     """At most so many pictures; None: all that belong to the split."""
     val: int
     test: int
+    watch: str = ""
+    """What DVC looks at to see that the source changed: the folder, or an index of it."""
 
     def __post_init__(self) -> None:
         _check_counts(self.train, self.val, self.test)
@@ -108,6 +112,8 @@ class ShardSet:
     """At most so many pictures; None: all."""
     val_images: int | None = None
     test_images: int | None = None
+    watch: str = ""
+    """What DVC looks at to see that the source changed: the folder of the shards, or an index of it."""
 
     def __post_init__(self) -> None:
         _check_counts(self.train_images, self.val_images, self.test_images)

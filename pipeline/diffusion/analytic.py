@@ -1,4 +1,7 @@
-"""Denoisers that are exact, because the distribution of the images is known: oracles for samplers, and toys for tests."""
+"""Denoisers that are exact, because the distribution of the images is known.
+
+They are oracles for samplers, and toys for tests.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from pipeline.diffusion.schedule import Schedule
 class MixtureDenoiser:
     """E[x_0 | x_t] for images from a Gaussian mixture whose components share one low-rank covariance.
 
-    p(x_0) = sum_k weights[k] N(means[k], basis diag(scales^2) basis^T + floor^2 I), with orthonormal columns in `basis`. One
-    component with zero rank is the isotropic Gaussian. Everything follows from Gaussian conditioning in the basis and its
-    complement, where the covariance of x_t is diagonal.
+    p(x_0) = sum_k weights[k] N(means[k], basis diag(scales^2) basis^T + floor^2 I), with orthonormal columns in
+    `basis`. One component with zero rank is the isotropic Gaussian. Everything follows from Gaussian conditioning in
+    the basis and its complement, where the covariance of x_t is diagonal.
     """
 
     def __init__(

@@ -29,7 +29,10 @@ class Prediction:
     v: Tensor | None = None
 
     def clipped(self) -> Prediction:
-        """The same prediction with x_0 clipped to [-1, 1]; eps stays as it was (what guided-diffusion's samplers do)."""
+        """The same prediction with x_0 clipped to [-1, 1].
+
+        eps stays as it was, which is what guided-diffusion's samplers do.
+        """
         return Prediction(x_0=self.x_0.clamp(-1.0, 1.0), eps=self.eps, v=self.v)
 
 
@@ -54,8 +57,8 @@ class Denoiser(Protocol):
 class NetworkDenoiser:
     """A trained network as a `Denoiser`.
 
-    The network maps (x_t [B, C, H, W], zero-based time index [B]) to C or 2C channels: its target, and with 2C channels the raw
-    variance fraction in [-1, 1] of Nichol & Dhariwal 2021 (arXiv 2102.09672).
+    The network maps (x_t [B, C, H, W], zero-based time index [B]) to C or 2C channels: its target, and with 2C channels
+    the raw variance fraction in [-1, 1] of Nichol & Dhariwal 2021 (arXiv 2102.09672).
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, shape: tuple[int, int, int], target: Target) -> None:
@@ -86,7 +89,9 @@ class NetworkDenoiser:
             return self._schedule.x_0(x_t, answer, t), answer
         if self.target == "x_0":
             return answer, self._schedule.eps(x_t, answer, t)
-        a = float(self._schedule.alpha_bar[t])  # v = sqrt(a) eps - sqrt(1 - a) x_0 (Salimans & Ho 2022, arXiv 2202.00512)
+        a = float(
+            self._schedule.alpha_bar[t]
+        )  # v = sqrt(a) eps - sqrt(1 - a) x_0 (Salimans & Ho 2022, arXiv 2202.00512)
         x_0 = math.sqrt(a) * x_t - math.sqrt(1.0 - a) * answer
         return x_0, math.sqrt(1.0 - a) * x_t + math.sqrt(a) * answer
 

@@ -1,7 +1,7 @@
 """The variance-preserving diffusion schedule and the formulas that follow from it.
 
-Time runs from 0 (clean, alpha_bar = 1) to T (noise), as in Ho et al. 2020 (arXiv 2006.11239). A step leads from a time t to a
-time s; s < t denoises, s > t goes back. Coefficients are kept in float64 and reach tensors as Python numbers.
+Time runs from 0 (clean, alpha_bar = 1) to T (noise), as in Ho et al. 2020 (arXiv 2006.11239). A step leads from a time
+t to a time s; s < t denoises, s > t goes back. Coefficients are kept in float64 and reach tensors as Python numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -49,15 +50,15 @@ class Schedule:
         return cls(np.concatenate([[1.0], np.cumprod(1.0 - beta)]))
 
     @property
-    def T(self) -> int:
+    def T(self) -> int:  # noqa: N802 - the papers' letter
         """The last time, at which an image is practically noise."""
         return len(self.alpha_bar) - 1
 
     def times(self, steps: int, spacing: Spacing = "even") -> list[int]:
         """Choose `steps` of the times 1..T, from late to early.
 
-        "even" includes 1 and T (guided-diffusion's respacing "N"); "leading" takes every (T // steps)-th time from 1 on and so
-        starts below T (DDIM and DDNM's "skip").
+        "even" includes 1 and T (guided-diffusion's respacing "N"); "leading" takes every (T // steps)-th time from 1 on
+        and so starts below T (DDIM and DDNM's "skip").
 
         Raises:
             ConfigError: `steps` is not in 1..T.
@@ -71,7 +72,7 @@ class Schedule:
     def steps(self, steps: int, spacing: Spacing = "even") -> list[tuple[int, int]]:
         """The plain walk from the latest chosen time to 0, as pairs (t, s)."""
         times = [*self.times(steps, spacing), 0]
-        return list(zip(times[:-1], times[1:], strict=True))
+        return list(pairwise(times))
 
     def diffuse(self, x_0: Tensor, t: int, z: Tensor) -> Tensor:
         """Draw x_t ~ q(x_t | x_0) = N(sqrt(alpha_bar) x_0, 1 - alpha_bar) with the standard normal `z`."""
@@ -137,8 +138,8 @@ class Schedule:
 def travel(levels: int, jump: int = 1, repeats: int = 1) -> Iterator[tuple[int, int]]:
     """Moves (i, j) between level indices from `levels` - 1 down to -1, going back `jump` levels `repeats` - 1 times.
 
-    Going back starts on reaching each of the levels 0, jump, 2 jump, ... below `levels` - jump, and every move is one level long.
-    With `repeats` = 1 this is the plain walk. Source: Lugmayr et al. 2022, appendix B (arXiv 2201.09865).
+    Going back starts on reaching each of the levels 0, jump, 2 jump, ... below `levels` - jump, and every move is one
+    level long. With `repeats` = 1 this is the plain walk. Source: Lugmayr et al. 2022, appendix B (arXiv 2201.09865).
     """
     left = dict.fromkeys(range(0, levels - jump, jump), repeats - 1)
     level = levels - 1

@@ -1,7 +1,8 @@
-"""The U-Net: diffusers' `UNet2DModel`, configured to hold guided-diffusion's weights exactly, behind a space-to-depth front.
+"""The U-Net: diffusers' `UNet2DModel`, configured to hold guided-diffusion's weights exactly.
 
-With `patch` = 1 it is the network of Dhariwal & Nichol 2021 (arXiv 2105.05233). With `patch` = p every p x p block of pixels becomes
-one position of 3 p^2 channels, which makes a step several times cheaper on small machines (Hoogeboom et al. 2023, arXiv 2301.11093).
+It stands behind a space-to-depth front. With `patch` = 1 it is the network of Dhariwal & Nichol 2021 (arXiv
+2105.05233). With `patch` = p every p x p block of pixels becomes one position of 3 p^2 channels, which makes a step
+several times cheaper on small machines (Hoogeboom et al. 2023, arXiv 2301.11093).
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class UNetParams:
 
 
 class UNet(nn.Module):
-    """Maps (x_t [B, 3, S, S], time index [B]) to [B, 3 or 6, S, S]: the target and, if learned, the raw variance fraction."""
+    """Maps (x_t [B, 3, S, S], time index [B]) to [B, 3 or 6, S, S].
+
+    The channels are the target and, if learned, the raw variance fraction.
+    """
 
     def __init__(self, params: UNetParams, image_size: int) -> None:
         super().__init__()
@@ -58,7 +62,8 @@ class UNet(nn.Module):
             upsample_type="resnet",
             resnet_time_scale_shift="scale_shift",
             attention_head_dim=params.head_dim,
-            attn_norm_num_groups=32,  # without it the middle attention loses its GroupNorm and published weights do not fit
+            # without it the middle attention loses its GroupNorm and published weights do not fit
+            attn_norm_num_groups=32,
             dropout=params.dropout,
             norm_eps=1e-5,
             flip_sin_to_cos=True,

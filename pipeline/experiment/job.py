@@ -1,4 +1,7 @@
-"""A training as the record sees it: what goes in, the curve, what comes out; killed at any moment, it goes on where it was."""
+"""A training as the record sees it: what goes in, the curve, what comes out.
+
+Killed at any moment, it goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,10 @@ class Job(AbstractContextManager["Job"]):
     """One training under way: its folder of checkpoints, its curve, its bar, its mirror in MLflow."""
 
     def __init__(self, task: Task, layout: Layout, out: Path, *, steps: int) -> None:
-        """Prepare to write the result to `out`, which DVC empties before the stage; `steps` is the length of the bar."""
+        """Prepare to write the result to `out`, which DVC empties before the stage.
+
+        `steps` is the length of the bar.
+        """
         self.task, self.layout, self.out, self.steps = task, layout, out, steps
         self.fingerprint = task.fingerprint()
         self.folder = layout.training(task.stage, task.name, self.fingerprint)

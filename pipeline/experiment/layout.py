@@ -10,8 +10,8 @@ from pathlib import Path
 class Layout:
     """Paths of one profile below the root of the repository.
 
-    `runs/<profile>` and `reports/<profile>` hold outputs of DVC stages; `work` holds what must survive a stage being started again:
-    finished cells, checkpoints of trainings under way, decoded images.
+    `runs/<profile>` and `reports/<profile>` hold outputs of DVC stages; `work` holds what must survive a stage being
+    started again: finished cells, checkpoints of trainings under way, decoded images.
     """
 
     root: Path

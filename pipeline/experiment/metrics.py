@@ -1,8 +1,8 @@
 """How good a completion is: peak signal-to-noise ratio, structural similarity and LPIPS, one number per image.
 
 Three views of the same sample. By default the known pixels are pasted first, as in the Tiramisu authors' evaluation
-code: the whole completed picture is compared. `_hidden` looks at the hidden pixels only, so that masks of different sizes
-can be compared. `_unpasted` takes the sampler's raw output, as in CoPaint's evaluation code.
+code: the whole completed picture is compared. `_hidden` looks at the hidden pixels only, so that masks of different
+sizes can be compared. `_unpasted` takes the sampler's raw output, as in CoPaint's evaluation code.
 """
 
 from __future__ import annotations

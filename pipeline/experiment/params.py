@@ -61,7 +61,10 @@ class VQGANBlock(Block):
 
 
 class LPIPSBlock(Block):
-    """Where LPIPS finds its ImageNet-trained trunk: `path` if given, else torch's cache, else a download if `download`."""
+    """Where LPIPS finds its ImageNet-trained trunk.
+
+    That is `path` if given, else torch's cache, else a download if `download`.
+    """
 
     path: str | None
     download: bool
@@ -112,15 +115,20 @@ class Params(Block):
         _known("mask_files", [name for name in self.mask_files if name in MASKS], [], "free: it names a built-in mask")
         _known("report.reference", [self.report.reference], self.sweep.methods, "one of sweep.methods")
         if self.image_size % 16:
-            raise ValueError(f"image_size: must be a multiple of 16, because an image becomes 16x16 tokens, but is {self.image_size}")
+            raise ValueError(
+                f"image_size: must be a multiple of 16, because an image becomes 16x16 tokens, but is {self.image_size}"
+            )
         if self.vqgan.network.factor * 16 != self.image_size:
             raise ValueError(
-                f"vqgan.network.channels: {len(self.vqgan.network.channels)} levels reduce by {self.vqgan.network.factor}, but "
-                f"image_size {self.image_size} needs {self.image_size // 16} for 16x16 tokens"
+                f"vqgan.network.channels: {len(self.vqgan.network.channels)} levels reduce by "
+                f"{self.vqgan.network.factor}, but image_size {self.image_size} needs {self.image_size // 16} for "
+                "16x16 tokens"
             )
         smallest = self.ddpm.unet.patch * 2 ** (len(self.ddpm.unet.channels) - 1)
         if self.image_size % smallest:
-            raise ValueError(f"ddpm.unet: image_size {self.image_size} must be a multiple of {smallest} for its patch and levels")
+            raise ValueError(
+                f"ddpm.unet: image_size {self.image_size} must be a multiple of {smallest} for its patch and levels"
+            )
         for name, block in self.methods.items():
             build_method(name, block)
         return self
@@ -140,7 +148,9 @@ def _known(key: str, names: list[str], allowed: Any, what: str) -> None:
 
 def _suggest(name: str, allowed: Any) -> str:
     close = get_close_matches(str(name), [str(a) for a in allowed], n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(str, allowed))}" if allowed else ""
+    return (
+        f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(str, allowed))}" if allowed else ""
+    )
 
 
 def build_method(name: str, block: dict[str, Any]) -> Any:
@@ -181,7 +191,8 @@ def check_params(values: dict[str, Any], name: str = "params.yaml") -> Params:
     """Turn the content of params.yaml into its types.
 
     Raises:
-        ConfigError: a key is unknown or missing, a type is wrong, or values do not go together; one sentence with the key.
+        ConfigError: a key is unknown or missing, a type is wrong, or values do not go together; one sentence with the
+            key.
     """
     try:
         return Params.model_validate_json(json.dumps(values))

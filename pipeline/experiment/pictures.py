@@ -6,14 +6,17 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pipeline.experiment.record import write_bytes
 
 
 def contact_sheet(images: NDArray[np.uint8], columns: int, *, smallest: int = 96) -> Image.Image:
-    """Lay images uint8 [N, S, S, 3] out in rows of `columns`, enlarged by whole pixels to at least `smallest` a side."""
+    """Lay images uint8 [N, S, S, 3] out in rows of `columns`.
+
+    They are enlarged by whole pixels to at least `smallest` a side.
+    """
     count, size = len(images), images.shape[1]
     zoom, gap = max(1, smallest // size), 4
     cell = size * zoom + gap
@@ -25,8 +28,8 @@ def contact_sheet(images: NDArray[np.uint8], columns: int, *, smallest: int = 96
     return sheet
 
 
-def write_sheet(path: Path, images: NDArray[np.uint8], columns: int) -> None:
-    """Write a contact sheet as PNG."""
+def write_sheet(path: Path, images: ArrayLike, columns: int) -> None:
+    """Write a contact sheet as PNG; `images` may be a tensor on the CPU."""
     buffer = BytesIO()
-    contact_sheet(images, columns).save(buffer, "PNG")
+    contact_sheet(np.asarray(images, np.uint8), columns).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())

@@ -13,7 +13,9 @@ from pipeline.experiment.progress import progress
 
 def expected(source: sources.Source) -> int:
     """How many images a source is going to give, as far as its block says; at least 1."""
-    counts = [getattr(source, name, None) for name in ("train", "val", "test", "train_images", "val_images", "test_images")]
+    counts = [
+        getattr(source, name, None) for name in ("train", "val", "test", "train_images", "val_images", "test_images")
+    ]
     return max(1, sum(count for count in counts if isinstance(count, int)))
 
 

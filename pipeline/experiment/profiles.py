@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ruamel.yaml import YAML
 
@@ -17,6 +17,9 @@ from pipeline.experiment.record import write_bytes
 WHOLE = frozenset({"datasets", "mask_files"})
 """Sections that an overlay replaces instead of merging into."""
 
+STANDIN = "data/real"
+"""Where profiles for photographs expect them, unless told otherwise."""
+
 
 def names(root: Path) -> list[str]:
     """The profiles there are."""
@@ -24,7 +27,9 @@ def names(root: Path) -> list[str]:
 
 
 def merge(base: Any, overlay: Mapping[str, Any]) -> None:
-    """Put the values of `overlay` into the mapping `base`, in place, key by key; lists and sections in `WHOLE` are replaced.
+    """Put the values of `overlay` into the mapping `base`, in place, key by key.
+
+    Lists and sections in `WHOLE` are replaced.
 
     Raises:
         ConfigError: the overlay has a key that the base has not.
@@ -32,7 +37,9 @@ def merge(base: Any, overlay: Mapping[str, Any]) -> None:
     for key, value in overlay.items():
         if key not in base:
             close = get_close_matches(key, list(base), n=1)
-            raise ConfigError(f"{key}: no such parameter in configs/base.yaml{f'; did you mean {close[0]!r}?' if close else ''}.")
+            raise ConfigError(
+                f"{key}: no such parameter in configs/base.yaml{f'; did you mean {close[0]!r}?' if close else ''}."
+            )
         if isinstance(value, Mapping) and isinstance(base[key], Mapping) and key not in WHOLE:
             merge(base[key], value)
         else:
@@ -70,6 +77,11 @@ def resolve(root: Path, profile: str, settings: Mapping[str, Any] | None = None)
     return text.getvalue()
 
 
+def resolved(root: Path, profile: str) -> dict[str, Any]:
+    """The content of params.yaml for a profile."""
+    return cast("dict[str, Any]", YAML(typ="safe", pure=True).load(resolve(root, profile)))
+
+
 def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *, force: bool = False) -> bool:
     """Write params.yaml for a profile; return whether it changed.
 
@@ -82,8 +94,44 @@ def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *
         return False
     if now is not None and not force and not any(now == resolve(root, name) for name in names(root)):
         raise ConfigError(
-            f"{path.name} holds edits of your own, which writing profile {profile!r} would lose: run `dvc repro` to use them as they "
-            "are, keep them as a file in configs/profiles/, or discard them with FORCE=1."
+            f"{path.name} holds edits of your own, which writing profile {profile!r} would lose: run `dvc repro` to "
+            "use them as they are, keep them as a file in configs/profiles/, or discard them with FORCE=1."
         )
     write_bytes(path, text.encode())
     return True
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Read overrides given as "dotted.name=YAML value".
+
+    Raises:
+        ConfigError: one has no "=".
+    """
+    values = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting}: expected KEY=VALUE, such as sweep.images=4.")
+        values[name] = YAML(typ="safe", pure=True).load(text)
+    return values
+
+
+def pointed_at(root: Path, profile: str, data: str) -> dict[str, Any]:
+    """Overrides that put the folder `data` in the place of data/real in the datasets of a profile.
+
+    Raises:
+        ConfigError: the profile reads nothing below data/real.
+    """
+    blocks = read_yaml(root / "configs" / "profiles" / f"{profile}.yaml").get("datasets", {})
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, str) and (value == STANDIN or value.startswith(f"{STANDIN}/")):
+            return data.rstrip("/") + value.removeprefix(STANDIN)
+        return [moved(item) for item in value] if isinstance(value, list) else value
+
+    changed = {name: {key: moved(value) for key, value in block.items()} for name, block in blocks.items()}
+    if changed == blocks:
+        raise ConfigError(
+            f"Profile {profile!r} reads nothing below {STANDIN}, so --data has nothing to point elsewhere."
+        )
+    return {"datasets": changed}

@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 REGISTRIES = frozenset({"pipeline.methods", "pipeline.data", "pipeline.data.masks"})
-"""Tables that name many things of which a result uses one: reaching the table does not mean depending on all its rows."""
+"""Tables that name many things of which a result uses one: reaching one does not mean depending on all its rows."""
 
 WITNESSES = frozenset(
     {"pipeline.experiment.tracking", "pipeline.experiment.progress", "pipeline.experiment.runtime", "pipeline.errors"}

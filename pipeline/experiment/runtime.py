@@ -32,7 +32,9 @@ def choose_device() -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"TIRAMISU_DEVICE={name!r} cannot be used ({error}); unset it, or name 'cpu' or 'cuda:0'.") from error
+        raise ConfigError(
+            f"TIRAMISU_DEVICE={name!r} cannot be used ({error}); unset it, or name 'cpu' or 'cuda:0'."
+        ) from error
     return torch.device(name)
 
 
@@ -84,7 +86,9 @@ def git_commit() -> str | None:
     """The commit checked out, with "+changes" if tracked files differ from it; None outside git."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}+changes" if dirty.strip() else commit

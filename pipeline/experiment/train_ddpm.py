@@ -57,9 +57,21 @@ def train_ddpm(params: Params, layout: Layout, dataset: str) -> None:
         images = read_split(layout.data(dataset), "train", layout.cache).images
         if block.trainer.steps:
             batches = loader(
-                images, batch=block.trainer.batch, steps=block.trainer.checkpoint_every, seed=seed, workers=block.trainer.workers
+                images,
+                batch=block.trainer.batch,
+                steps=block.trainer.checkpoint_every,
+                seed=seed,
+                workers=block.trainer.workers,
             )
-            fit(training, batches, params=block.trainer, folder=job.folder, device=job.device, log=job.log, tick=job.tick)
+            fit(
+                training,
+                batches,
+                params=block.trainer,
+                folder=job.folder,
+                device=job.device,
+                log=job.log,
+                tick=job.tick,
+            )
         network.to(job.device).eval()
         metrics = validate(training, layout, dataset, job.device)
         draw(network, params, out / "samples.png", job.device)

@@ -1,8 +1,8 @@
 """The methods, one file per paper.
 
 A method is a frozen dataclass whose fields are its hyperparameters (and its block in params.yaml) and a function
-`method(denoiser, problem, noise, *, watch) -> x_0`. To add one: its file, its line in `METHODS` and `PRESETS`, its block in
-params.yaml.
+`method(denoiser, problem, noise, *, watch) -> x_0`. To add one: its file, its line in `METHODS` and `PRESETS`, its
+block in params.yaml.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Blended: plain replacement, the seen pixels are noised to the current level and pasted before every step.
 
-Song et al. 2021, appendix I.2 (arXiv 2011.13456); used for editing by Avrahami et al. 2022 (arXiv 2111.14818), whose name the
-comparison tables carry. Preset `paper` samples ancestrally with the learned variance and fresh noise for the seen pixels at every
-step, and ends at the clean image. Preset `copaint_repo` is the row of the published tables: DDIM with eta = 0, x_0 clipped but eps
-left as it was, 249 steps that stop at the first level (alpha_bar = .9999) without a last denoising. There the noise of the seen
-pixels was drawn once for the first image of a batch and shared by all; here every image draws its own.
+Song et al. 2021, appendix I.2 (arXiv 2011.13456); used for editing by Avrahami et al. 2022 (arXiv 2111.14818), whose
+name the comparison tables carry. Preset `paper` samples ancestrally with the learned variance and fresh noise for the
+seen pixels at every step, and ends at the clean image. Preset `copaint_repo` is the row of the published tables: DDIM
+with eta = 0, x_0 clipped but eps left as it was, 249 steps that stop at the first level (alpha_bar = .9999) without a
+last denoising. There the noise of the seen pixels was drawn once for the first image of a batch and shared by all; here
+every image draws its own.
 """
 
 from __future__ import annotations

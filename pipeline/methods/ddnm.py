@@ -1,10 +1,11 @@
 """DDNM: the null-space part of the estimate is kept, its range-space part is replaced by what was seen.
 
-Wang et al. 2023, algorithm 1 and section 3.3 (arXiv 2212.00490), with A = the mask, so that rectifying x_0 is pasting. Preset
-`paper` is the authors' SVD variant for noise-free problems: 100 steps, eta = .85, no clipping, no time travel. Preset `copaint_repo`
-is the row of the published comparison tables: 249 steps that stop at the first level, x_0 clipped, and the noise of every step
-multiplied by sqrt(1 - alpha_bar_t^2), a factor that belongs to noisy problems (DDNM+) and is 1 for inpainting; it shrinks the spread
-of the samples to about .6 of the exact posterior's. Preset `paper_travel` is the authors' time travel (length 10, 3 repeats).
+Wang et al. 2023, algorithm 1 and section 3.3 (arXiv 2212.00490), with A = the mask, so that rectifying x_0 is pasting.
+Preset `paper` is the authors' SVD variant for noise-free problems: 100 steps, eta = .85, no clipping, no time travel.
+Preset `copaint_repo` is the row of the published comparison tables: 249 steps that stop at the first level, x_0
+clipped, and the noise of every step multiplied by sqrt(1 - alpha_bar_t^2), a factor that belongs to noisy problems
+(DDNM+) and is 1 for inpainting; it shrinks the spread of the samples to about .6 of the exact posterior's. Preset
+`paper_travel` is the authors' time travel (length 10, 3 repeats).
 """
 
 from __future__ import annotations

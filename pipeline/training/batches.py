@@ -27,9 +27,10 @@ class ImageBatches(Dataset[Tensor]):
 
 
 class EpochSampler(Sampler[NDArray[np.int64]]):
-    """`steps` batches of `batch` row numbers per epoch, drawn without replacement inside a batch from (seed, epoch, step).
+    """`steps` batches of `batch` row numbers per epoch, drawn from (seed, epoch, step).
 
-    An epoch is a stretch between two checkpoints, not a pass over the data, so that training resumes exactly where it stopped.
+    Inside a batch rows are drawn without replacement. An epoch is a stretch between two checkpoints, not a pass over
+    the data, so that training resumes exactly where it stopped.
     """
 
     def __init__(self, rows: int, *, batch: int, steps: int, seed: int) -> None:

@@ -1,7 +1,8 @@
 """Training the diffusion prior: denoising with a learned variance.
 
-Ho et al. 2020 (arXiv 2006.11239), with the hybrid objective of Nichol & Dhariwal 2021 (arXiv 2102.09672, section 3.1): mean squared
-error of the target, plus a small weight on the variational bound with the mean held fixed, which trains the variance only.
+Ho et al. 2020 (arXiv 2006.11239), with the hybrid objective of Nichol & Dhariwal 2021 (arXiv 2102.09672, section 3.1):
+mean squared error of the target, plus a small weight on the variational bound with the mean held fixed, which trains
+the variance only.
 """
 
 from __future__ import annotations
@@ -67,7 +68,13 @@ class DiffusionTraining(SeededModule):
     ) -> None:
         """Train `network` on `target`; `flip` mirrors images at random, `vlb_weight` weighs the variational bound."""
         super().__init__(params, seed)
-        self.network, self.schedule, self.target, self.flip, self.vlb_weight = network, schedule, target, flip, vlb_weight
+        self.network, self.schedule, self.target, self.flip, self.vlb_weight = (
+            network,
+            schedule,
+            target,
+            flip,
+            vlb_weight,
+        )
         self.tables = Coefficients.of(schedule)
 
     def training_step(self, x_0: Tensor, batch_idx: int) -> Tensor:
@@ -97,8 +104,8 @@ class DiffusionTraining(SeededModule):
     def bound(self, x_0: Tensor, estimate: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """Term L_{t-1} of the variational bound in bits per dimension, [B].
 
-        Between Gaussians for t > 1; at t = 1 the continuous Gaussian likelihood stands in for the discretised one of the paper, with
-        the width of one grey value as its smallest standard deviation.
+        Between Gaussians for t > 1; at t = 1 the continuous Gaussian likelihood stands in for the discretised one of
+        the paper, with the width of one grey value as its smallest standard deviation.
         """
         a, low = self.tables.at("from_x_0", t), self.tables.at("low", t)
         log_variance = v * self.tables.at("high", t) + (1.0 - v) * low

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -40,10 +41,13 @@ class Resume(pl.Callback):
 
 
 class Report(pl.Callback):
-    """Averages what the module left in `callback_metrics` and passes it on every `every` steps; ticks at every step."""
+    """Averages what the module left in `callback_metrics` and passes it on every `every` steps and at the last.
 
-    def __init__(self, every: int, log: Log, tick: Callable[[int], None]) -> None:
-        self.every, self.tell, self.tick = every, log, tick
+    It ticks at every step.
+    """
+
+    def __init__(self, every: int, last: int, log: Log, tick: Callable[[int], None]) -> None:
+        self.every, self.last, self.tell, self.tick = every, last, log, tick
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
@@ -54,13 +58,15 @@ class Report(pl.Callback):
             self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
         self.count += 1
         self.tick(step)
-        if step % self.every == 0:
+        if step % self.every == 0 or step == self.last:
             self.tell(step, {name: float(total / self.count) for name, total in self.sums.items()})
             self.sums, self.count = {}, 0
 
 
 class SeededModule(pl.LightningModule):
-    """A module whose random draws depend on (seed, step) only, so that a resumed training draws what it would have drawn.
+    """A module whose random draws depend on (seed, step) only.
+
+    So a resumed training draws what it would have drawn without the interruption.
 
     Attributes:
         metrics: the scalars of the step just done, by name.
@@ -90,9 +96,10 @@ def fit(
     device: torch.device,
     log: Log,
     tick: Callable[[int], None],
-    ema: bool = True,
 ) -> None:
-    """Train `module` to the end, from the checkpoint in `folder` if there is one; afterwards it holds the averaged weights.
+    """Train `module` to the end, from the checkpoint in `folder` if there is one.
+
+    Afterwards it holds the averaged weights.
 
     Args:
         module: the module; its parameters are changed in place.
@@ -102,15 +109,16 @@ def fit(
         device: where to train.
         log: receives averaged metrics every `params.log_every` steps.
         tick: receives the number of every step done.
-        ema: average the weights with `params.ema` (modules that average by themselves say no).
 
     Raises:
         CheckpointError: the checkpoint in `folder` cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
-    callbacks: list[pl.Callback] = [Report(params.log_every, log, tick)]
-    if ema and params.ema > 0:
+    if last.exists():
+        read_checkpoint(last)
+    callbacks: list[pl.Callback] = [Report(params.log_every, params.steps, log, tick)]
+    if params.ema > 0:
         callbacks.append(EMAWeightAveraging(decay=params.ema))
     callbacks.append(Resume(last))
     with quiet():
@@ -128,16 +136,27 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        try:
-            trainer.fit(module, batches, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-        except (EOFError, OSError, RuntimeError) as error:
-            if last.exists() and "checkpoint" in str(error).lower() + type(error).__name__.lower():
-                raise CheckpointError(f"{last} cannot be read ({error}); delete it to train from the start.") from error
-            raise
+        trainer.fit(module, batches, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    module.load_state_dict(read_checkpoint(last)["state_dict"])  # the averages, also if there was nothing left to train
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a training under way.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, but it cannot be read ({reason}); delete it to train anew."
+        ) from error
 
 
 @contextmanager
-def quiet():  # type: ignore[no-untyped-def]  # a generator context manager
+def quiet() -> Iterator[None]:
     """Silence Lightning's hints about loaders and hardware; warnings of torch and of this project stay."""
     names = ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero")
     before = [logging.getLogger(name).level for name in names]
@@ -146,6 +165,8 @@ def quiet():  # type: ignore[no-untyped-def]  # a generator context manager
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", module="lightning")
+        # a discriminator may begin later
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         yield
     for name, level in zip(names, before, strict=True):
         logging.getLogger(name).setLevel(level)

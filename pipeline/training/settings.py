@@ -64,7 +64,12 @@ class TrainerParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkParams:
-    """Provisional."""
+    """The training of the perceptual trunk.
+
+    Attributes:
+        images_per_domain: painted pictures of each embedded domain.
+        steps: training steps.
+    """
 
     images_per_domain: int
     steps: int

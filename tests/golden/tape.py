@@ -14,7 +14,7 @@ SEED = 3
 
 
 def draw(call, shape, dtype=torch.float64):
-    values = np.random.RandomState((SEED * 100003 + call) % 2**32).standard_normal(shape)  # noqa: NPY002
+    values = np.random.RandomState((SEED * 100003 + call) % 2**32).standard_normal(shape)
     return torch.from_numpy(values.astype(np.float32)).to(dtype)
 
 

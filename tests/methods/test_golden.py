@@ -26,7 +26,9 @@ def test_copaint_repo(name, dtype, tolerance):
     assert np.abs(x.numpy() - golden["x_final"]).max() < tolerance
 
 
-@pytest.mark.parametrize(("name", "preset"), [("official_ddnm_100_left", "paper"), ("official_ddnm_100_tt_left", "paper_travel")])
+@pytest.mark.parametrize(
+    ("name", "preset"), [("official_ddnm_100_left", "paper"), ("official_ddnm_100_tt_left", "paper_travel")]
+)
 def test_official_ddnm(name, preset):
     golden = np.load(tape.GOLDEN / f"{name}.npz")
     x = PRESETS["ddnm"][preset](tape.denoiser(), tape.problem(), tape.Tape(2))

@@ -1,0 +1,53 @@
+"""The stage encode: images of one dataset -> token grids."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.codec.codec import Codec
+from pipeline.codec.vqgan import VQGAN, usage
+from pipeline.data.images import SPLITS, to_float
+from pipeline.data.shards import read_split
+from pipeline.experiment import runtime
+from pipeline.experiment.layout import Layout
+from pipeline.experiment.params import Params
+from pipeline.experiment.progress import Bar, progress
+from pipeline.experiment.record import write_bytes, write_json
+from pipeline.weights import load_weights
+
+BATCH = 128
+
+
+def encode(params: Params, layout: Layout, dataset: str) -> None:
+    """Write tokens uint16 [N, 16, 16] and keys of every split as `<split>.npz`, and a summary as `tokens.json`."""
+    runtime.make_deterministic()
+    device, out = runtime.choose_device(), layout.tokens(dataset)
+    vqgan = VQGAN(params.vqgan.network)
+    description = load_weights(layout.vqgan(dataset), vqgan)
+    codec = Codec(vqgan.to(device).eval())
+    summary: dict[str, object] = {"schema": 1, "dataset": dataset, "vqgan": description["sha256"], "codes": codec.codes}
+    for split in SPLITS:
+        images = read_split(layout.data(dataset), split, layout.cache)
+        with progress(f"encode {dataset} {split}", len(images.images), "images") as bar:
+            tokens = encode_images(codec, images.images, device, bar)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, tokens=tokens, keys=np.array(images.keys))
+        write_bytes(out / f"{split}.npz", buffer.getvalue())
+        share, perplexity = usage(torch.from_numpy(tokens.astype(np.int64)), codec.codes)
+        summary[split] = {"images": len(tokens), "usage": share, "perplexity": perplexity}
+    write_json(out / "tokens.json", summary)
+
+
+@torch.inference_mode()
+def encode_images(codec: Codec, images: NDArray[np.uint8], device: torch.device, bar: Bar) -> NDArray[np.uint16]:
+    """Tokens uint16 [N, 16, 16] of images uint8 [N, S, S, 3]."""
+    rows = []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        rows.append(codec.encode(to_float(batch).to(device)).cpu().numpy().astype(np.uint16))
+        bar.advance(len(batch))
+    return np.concatenate(rows).reshape(-1, codec.side, codec.side)

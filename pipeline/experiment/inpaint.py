@@ -1,0 +1,192 @@
+"""The stage inpaint: one (dataset, method), all masks; models are loaded once, finished cells are not run again."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data.images import ImageSet, to_uint8
+from pipeline.data.shards import read_manifest, read_split
+from pipeline.diffusion.denoiser import Counted, Denoiser
+from pipeline.errors import ConfigError
+from pipeline.experiment import provenance, runtime
+from pipeline.experiment.cells import Cell, CellStore
+from pipeline.experiment.completion import complete, image_seed
+from pipeline.experiment.layout import Layout
+from pipeline.experiment.masks import MaskSet, read_masks
+from pipeline.experiment.models import load_denoiser
+from pipeline.experiment.params import Params
+from pipeline.experiment.progress import Bar, progress
+from pipeline.experiment.record import write_bytes, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What all cells of one (dataset, method) share."""
+
+    params: Params
+    layout: Layout
+    dataset: str
+    method_name: str
+    method: Any
+    images: ImageSet
+    data_digest: str
+    denoiser: Denoiser
+    denoiser_digest: str
+    device: torch.device
+
+    @property
+    def count(self) -> int:
+        """Images per cell."""
+        return self.params.sweep.images
+
+
+def inpaint(params: Params, layout: Layout, dataset: str, method_name: str) -> None:
+    """Run the cells of `dataset` and `method_name` that the store lacks, and assemble the stage's output from it."""
+    runtime.make_deterministic()
+    sweep, store = open_sweep(params, layout, dataset, method_name), CellStore(layout.cells)
+    masks = {name: read_masks(layout.masks, name, sweep.count) for name in params.sweep.masks}
+    prints = {name: fingerprint(sweep, mask) for name, mask in masks.items()}
+    per_cell = math.ceil(sweep.count * params.sweep.samples / params.sweep.batch) * sweep.method.nfe()
+    missing = [name for name in masks if store.find(prints[name]) is None]
+    if missing:
+        warm_up(sweep)
+    with progress(f"inpaint {dataset} {method_name}", per_cell * len(masks), "evaluations") as bar:
+        bar.reach(per_cell * (len(masks) - len(missing)))
+        for name in missing:
+            bar.say(name)
+            store.put(run_cell(sweep, masks[name], prints[name], bar))
+    out, records = layout.inpaint(dataset, method_name), []
+    for name in masks:
+        cell = store.find(prints[name])
+        if cell is None:
+            raise RuntimeError(f"The cell {prints[name]} vanished from {layout.cells} while the stage ran.")
+        write_bytes(out / f"{name}.npz", store.path(prints[name]).read_bytes())
+        records.append(cell.record)
+    write_json(out / "cells.json", {"cells": records})
+    for path in out.iterdir():
+        if path.stem not in masks and path.name != "cells.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    show(layout)
+
+
+def show(layout: Layout) -> None:
+    """Mirror the records on disk in MLflow, if MLflow can be reached."""
+    from pipeline.experiment.tracking import open_store, project
+
+    store = open_store(layout.root)
+    store.attempt(lambda: project(store, layout.root / "runs", layout.cells, layout.profile))
+
+
+def open_sweep(params: Params, layout: Layout, dataset: str, method_name: str) -> Sweep:
+    """Load what the cells share."""
+    device, manifest = runtime.choose_device(), read_manifest(layout.data(dataset))
+    there = manifest["splits"]["test"]["count"]
+    if params.sweep.images > there:
+        raise ConfigError(
+            f"sweep.images: {params.sweep.images} images per cell are asked for, but {dataset} has {there} in test."
+        )
+    denoiser, description = load_denoiser(
+        layout.ddpm(dataset), params.ddpm, params.image_size, device, params.sweep.precision
+    )
+    return Sweep(
+        params=params,
+        layout=layout,
+        dataset=dataset,
+        method_name=method_name,
+        method=params.method(method_name),
+        images=read_split(layout.data(dataset), "test", layout.cache),
+        data_digest=manifest["splits"]["test"]["digest"],
+        denoiser=denoiser,
+        denoiser_digest=str(description["sha256"]),
+        device=device,
+    )
+
+
+def essence(sweep: Sweep, mask: MaskSet) -> dict[str, Any]:
+    """Everything that decides a cell's result."""
+    params = sweep.params
+    return {
+        "schema": SCHEMA,
+        "dataset": sweep.dataset,
+        "mask": mask.name,
+        "method": sweep.method_name,
+        "params": asdict(sweep.method),
+        "seed": params.seed,
+        "image_size": params.image_size,
+        "image_ids": list(sweep.images.keys[: sweep.count]),
+        "samples": params.sweep.samples,
+        "precision": params.sweep.precision,
+        "prior": {"schedule": asdict(params.ddpm.schedule), "target": params.ddpm.target},
+        "inputs": {
+            "data": sweep.data_digest,
+            "masks": mask.digest,
+            "denoiser": sweep.denoiser_digest,
+            "code": provenance.code_digest(*code_of(sweep.method_name)),
+        },
+        "versions": runtime.major_versions(),
+    }
+
+
+def code_of(method_name: str) -> tuple[str, ...]:
+    """Modules whose sources, and whatever they import, decide a cell's result."""
+    return (f"pipeline.methods.{method_name}", "pipeline.experiment.completion", "pipeline.diffusion.unet")
+
+
+def fingerprint(sweep: Sweep, mask: MaskSet) -> str:
+    """Name of a cell in the store."""
+    return provenance.digest(essence(sweep, mask))
+
+
+@torch.no_grad()
+def warm_up(sweep: Sweep) -> None:
+    """Evaluate the network once, so that the first cell does not pay for allocations and algorithm choices."""
+    shape = (min(sweep.params.sweep.batch, sweep.count * sweep.params.sweep.samples), *sweep.denoiser.shape)
+    sweep.denoiser.denoise(torch.zeros(shape, device=sweep.device), 1)
+
+
+def run_cell(sweep: Sweep, mask: MaskSet, name: str, bar: Bar) -> Cell:
+    """Sample every image of a cell, and time it."""
+    params, started = sweep.params, runtime.now()
+    images = sweep.images.images[: sweep.count]
+    jobs = [(i, k) for i in range(len(images)) for k in range(params.sweep.samples)]
+    samples = np.empty((len(images), params.sweep.samples, *images.shape[1:]), np.uint8)
+    counted, watch = Counted(sweep.denoiser), runtime.Stopwatch(sweep.device)
+    for start in range(0, len(jobs), params.sweep.batch):
+        batch = jobs[start : start + params.sweep.batch]
+        rows = [i for i, _ in batch]
+        seeds = [image_seed(params.seed, sweep.dataset, sweep.images.keys[i], k) for i, k in batch]
+        with watch.lap():
+            x = complete(
+                sweep.method,
+                counted,
+                images[rows],
+                mask.known[rows],
+                seeds,
+                sweep.device,
+                watch=lambda t, x_0: bar.advance(),
+            )
+        for (i, k), image in zip(batch, to_uint8(x.cpu()), strict=True):
+            samples[i, k] = image.numpy()
+    total = len(jobs)
+    record = essence(sweep, mask) | {
+        "kind": "cell",
+        "fingerprint": name,
+        "profile": sweep.layout.profile,
+        "evaluations": {
+            "forwards": counted.forwards / total,
+            "backwards": counted.backwards / total,
+            "circuit": 0.0,
+            "codec": 0.0,
+        },
+        "measured": runtime.circumstances(sweep.device, started, watch.seconds)
+        | {"seconds_per_image": watch.seconds / total, "batch_size": min(params.sweep.batch, total)},
+    }
+    return Cell(record, samples, mask.known)

@@ -1,0 +1,224 @@
+"""Every stage runs on a toy, one after the other, on files; interrupted sweeps end with the same records."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import CheckpointError, ConfigError, InputError
+from pipeline.experiment.cells import unpack
+from pipeline.experiment.encode import encode
+from pipeline.experiment.inpaint import inpaint
+from pipeline.experiment.layout import Layout
+from pipeline.experiment.make_report import make_report
+from pipeline.experiment.masks import write_masks
+from pipeline.experiment.params import load_params
+from pipeline.experiment.prepare import prepare
+from pipeline.experiment.profiles import apply
+from pipeline.experiment.resolve_lpips import resolve_lpips
+from pipeline.experiment.score import score
+from pipeline.experiment.train_ddpm import train_ddpm
+from pipeline.experiment.train_trunk import train_trunk
+from pipeline.experiment.train_vqgan import train_vqgan
+
+ROOT = Path(__file__).parents[2]
+
+TOY = {
+    "image_size": 16,
+    "datasets": {
+        "faces": {
+            "source": "procedural",
+            "domain": "faces",
+            "watch": "pipeline/data/faces.py",
+            "train": 12,
+            "val": 4,
+            "test": 4,
+        }
+    },
+    "trunk.images_per_domain": 8,
+    "trunk.steps": 2,
+    "vqgan.network": {"channels": [32], "layers": 1, "codes": 8, "code_dim": 4, "attention": False},
+    "vqgan.trainer.steps": 2,
+    "vqgan.trainer.checkpoint_every": 2,
+    "ddpm.unet": {"patch": 4, "channels": [32], "layers": 1, "attention": [], "head_dim": 8},
+    "ddpm.trainer.steps": 2,
+    "ddpm.trainer.checkpoint_every": 2,
+    "ddpm.pictures": 2,
+    "ddpm.picture_steps": 2,
+    "methods.blended.steps": 6,
+    "methods.ddnm.steps": 5,
+    "sweep": {"datasets": ["faces"], "images": 3, "samples": 2, "batch": 4, "masks": ["left", "wide"]},
+    "report.bootstrap": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, monkeypatch_module):
+    """A root in which every stage has run."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(ROOT / "configs", root / "configs")
+    monkeypatch_module.chdir(root)
+    monkeypatch_module.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody there: the pipeline must not mind
+    monkeypatch_module.setenv("TORCH_HOME", str(root / "torch"))
+    apply(root, "smoke", TOY)
+    params, layout = load_params(), Layout(root, "smoke")
+    prepare(params, layout, "faces")
+    write_masks(params, layout)
+    train_trunk(params, layout)
+    resolve_lpips(params, layout)
+    train_vqgan(params, layout, "faces")
+    encode(params, layout, "faces")
+    train_ddpm(params, layout, "faces")
+    for method in params.sweep.methods:
+        inpaint(params, layout, "faces", method)
+    score(params, layout, "faces")
+    make_report(params, layout)
+    return params, layout
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture
+def fresh(done, tmp_path, monkeypatch):
+    """A copy of the root without finished cells."""
+    params, layout = done
+    root = tmp_path / "root"
+    shutil.copytree(layout.root, root)
+    shutil.rmtree(root / "work" / "cells")
+    shutil.rmtree(root / "runs" / "smoke" / "inpaint")
+    monkeypatch.chdir(root)
+    return params, Layout(root, "smoke")
+
+
+def settled(layout, method="ddnm"):
+    """What must not differ between runs: records without their measurements, and pixels."""
+    cells = json.loads((layout.inpaint("faces", method) / "cells.json").read_text())["cells"]
+    pixels = {c["mask"]: unpack(layout.inpaint("faces", method) / f"{c['mask']}.npz").samples for c in cells}
+    return [{k: v for k, v in cell.items() if k != "measured"} for cell in cells], pixels
+
+
+def same(first, second):
+    return first[0] == second[0] and all(np.array_equal(first[1][mask], second[1][mask]) for mask in first[1])
+
+
+def test_outputs_are_there(done):
+    params, layout = done
+    page = (layout.report / "index.html").read_text()
+    assert "lpips_domain" in page
+    assert json.loads((layout.report / "metrics.json").read_text())["faces"]["left"]["ddnm"] > 0
+    rows = (layout.scores("faces") / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(params.sweep.methods) * len(params.sweep.masks) * 3 * 2
+    tokens = np.load(layout.tokens("faces") / "train.npz")
+    assert tokens["tokens"].shape == (12, 16, 16)
+    assert tokens["tokens"].max() < 8
+    for name in ("record.json", "curve.jsonl", "model.safetensors", "samples.png"):
+        assert (layout.ddpm("faces") / name).stat().st_size > 0
+
+
+def test_evaluations_are_counted_and_as_announced(done):
+    params, layout = done
+    for method in params.sweep.methods:
+        for cell in settled(layout, method)[0]:
+            assert cell["evaluations"]["forwards"] == params.method(method).nfe()
+            assert cell["evaluations"]["backwards"] == 0
+
+
+def test_finished_cells_are_not_run_again(done):
+    params, layout = done
+    before = {path: path.stat().st_mtime_ns for path in layout.cells.iterdir()}
+    assert len(before) == len(params.sweep.methods) * len(params.sweep.masks)
+    inpaint(params, layout, "faces", "ddnm")
+    assert {path: path.stat().st_mtime_ns for path in layout.cells.iterdir()} == before
+
+
+def test_an_interrupted_sweep_ends_with_the_same_records(done, fresh, monkeypatch):
+    import pipeline.experiment.inpaint as stage
+
+    params, layout = fresh
+    run_cell, calls = stage.run_cell, []
+
+    def dies_in_the_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run_cell(*arguments)
+
+    monkeypatch.setattr(stage, "run_cell", dies_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        inpaint(params, layout, "faces", "ddnm")
+    assert len(list(layout.cells.iterdir())) == 1
+    assert not layout.inpaint("faces", "ddnm").exists()
+    inpaint(params, layout, "faces", "ddnm")
+    assert len(calls) == 3
+    assert same(settled(layout), settled(done[1]))
+
+
+def test_a_damaged_cell_is_computed_again(done, fresh):
+    params, layout = fresh
+    inpaint(params, layout, "faces", "ddnm")
+    path = next(layout.cells.glob("*.npz"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    inpaint(params, layout, "faces", "ddnm")
+    assert same(settled(layout), settled(done[1]))
+    assert len(list(layout.cells.glob("*.damaged"))) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 3, 6])
+def test_batch_size_does_not_matter(done, fresh, batch):
+    """Convolutions may round differently in other batches: by one grey value here and there, never more."""
+    params, layout = fresh
+    sweep = params.sweep.model_copy(update={"batch": batch})
+    inpaint(params.model_copy(update={"sweep": sweep}), layout, "faces", "ddnm")
+    for mask, samples in settled(done[1])[1].items():
+        other = settled(layout)[1][mask]
+        assert np.abs(samples.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_a_changed_parameter_runs_its_cells_only(fresh):
+    params, layout = fresh
+    for method in params.sweep.methods:
+        inpaint(params, layout, "faces", method)
+    first = {path.name for path in layout.cells.iterdir()}
+    changed = {**params.methods, "ddnm": {**params.methods["ddnm"], "eta": 0.5}}
+    for method in params.sweep.methods:
+        inpaint(params.model_copy(update={"methods": changed}), layout, "faces", method)
+    assert len({path.name for path in layout.cells.iterdir()} - first) == len(params.sweep.masks)
+
+
+def test_the_same_image_gets_the_same_noise_under_every_mask_and_method(done):
+    from pipeline.experiment.completion import image_seed
+
+    assert image_seed(1, "faces", "a", 0) == image_seed(1, "faces", "a", 0)
+    assert len({image_seed(s, d, i, k) for s in (1, 2) for d in ("a", "b") for i in ("x", "y") for k in (0, 1)}) == 16
+
+
+def test_too_few_images_are_refused_before_anything_runs(fresh):
+    params, layout = fresh
+    wanting = params.model_copy(update={"sweep": params.sweep.model_copy(update={"images": 99})})
+    with pytest.raises(ConfigError, match=r"sweep\.images: 99"):
+        inpaint(wanting, layout, "faces", "ddnm")
+
+
+def test_exchanged_weights_are_refused(fresh):
+    params, layout = fresh
+    path = layout.ddpm("faces") / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        inpaint(params, layout, "faces", "ddnm")
+
+
+def test_changed_masks_are_refused(fresh):
+    params, layout = fresh
+    shutil.copyfile(layout.masks / "wide" / "001.png", layout.masks / "wide" / "000.png")
+    with pytest.raises(InputError, match="wide"):
+        inpaint(params, layout, "faces", "ddnm")
