@@ -43,7 +43,7 @@ smoke: ## run the whole pipeline in minutes with the smoke profile
 	@$(MAKE) --no-print-directory repro PROFILE=smoke
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -n auto
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(STAMP) ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

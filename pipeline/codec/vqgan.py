@@ -21,7 +21,7 @@ class VQGANParams:
         layers: residual blocks per level.
         codes: size of the codebook.
         code_dim: channels of a code.
-        attention: self-attention in the middle, at 16 x 16.
+        attention: self-attention at 16 x 16: on the coarsest level and in the middle.
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256, 512)
@@ -44,12 +44,13 @@ class VQGAN(nn.Module):
         super().__init__()
         from diffusers import VQModel
 
-        levels = len(params.channels)
+        finer = len(params.channels) - 1
+        attn = "Attn" if params.attention else ""
         self.inner = VQModel(
             in_channels=3,
             out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
+            down_block_types=("DownEncoderBlock2D",) * finer + (f"{attn}DownEncoderBlock2D",),
+            up_block_types=(f"{attn}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * finer,
             block_out_channels=tuple(params.channels),
             layers_per_block=params.layers,
             latent_channels=params.code_dim,

@@ -113,14 +113,15 @@ def _numbers(findings: Findings, results: Results, costs: Sequence[Cost]) -> dic
     overall = results.rows[results.main.name][-1].mean
     passes = ("seconds_per_image", *costs[0].evaluations)
     pareto = (
-        [entry.method, overall[index], entry.seconds, *entry.evaluations.values()] for index, entry in enumerate(costs)
+        [entry.method, results.main.name, overall[index], entry.seconds, *entry.evaluations.values()]
+        for index, entry in enumerate(costs)
     )
     files = {
         "scores.csv": _csv(columns, scores),
         "table.csv": _csv(tuple(lines[0]), (line.values() for line in lines)),
         "table.json": _json({"lpips": findings.lpips, "reference": results.methods[results.reference], "rows": lines}),
         "metrics.json": _json(_metrics_tree(results)),
-        "plots/pareto.csv": _csv(("method", results.main.name, *passes), pareto),
+        "plots/pareto.csv": _csv(("method", "metric", "mean", *passes), pareto),
     }
     for name, trainings in findings.trainings.items():
         for dataset, training in trainings.items():

@@ -91,7 +91,7 @@ def test_names_and_shapes_are_the_published_ones(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_names_and_shapes_of_the_published_sizes(name):
     with torch.device("meta"):
-        vqgan = network(PUBLISHED[name], level_attention=True)
+        vqgan = VQGAN(PUBLISHED[name])
     expected = {theirs: list(shape) for theirs, shape, _ in sources(vqgan).values()}
     digest = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
     assert (len(expected), digest) == PUBLISHED_NAMES[name]

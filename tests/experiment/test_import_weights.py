@@ -25,6 +25,8 @@ from pipeline.weights import load_weights
 ROOT = Path(__file__).parents[2]
 ADM_NAMES = "3424aa2ded1c77ead54880bfda14512c35548734dc6beb29d315064fc164ab79"
 """SHA-256 of the names and shapes of guided-diffusion's 256x256 network, as sorted JSON."""
+F16_NAMES = "e3908a824103bf55b3dd48fe57206efb8795e907371fa91ee4a9a37fbd5944df"
+"""The same of taming-transformers' network with f = 16 and 1024 codes."""
 SMALL = {"patch": 1, "channels": [32, 64], "layers": 1, "attention": [16], "head_dim": 16, "learn_variance": True}
 
 
@@ -245,11 +247,13 @@ def test_nothing_is_written_if_the_checkpoint_does_not_fit(params, unet_tensors,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_paper_profile_has_the_published_unet_and_trains_nothing():
+def test_the_paper_profile_has_the_published_networks_and_trains_nothing():
     params = check_params(resolved(ROOT, "paper"))
     network = empty_network("unet", params)
     shapes = {theirs: list(shape) for theirs, shape, _ in guided.sources(network).values()}
     assert hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest() == ADM_NAMES
+    shapes = {theirs: list(shape) for theirs, shape, _ in taming.sources(empty_network("vqgan", params)).values()}
+    assert hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest() == F16_NAMES
     assert params.ddpm.trainer.steps == params.vqgan.trainer.steps == 0
     beta = 1.0 - params.ddpm.schedule.build().alpha_bar[1:] / params.ddpm.schedule.build().alpha_bar[:-1]
     assert np.allclose(beta[[0, -1]], [1e-4, 2e-2])
