@@ -46,9 +46,7 @@ def test_linear_is_the_product_of_the_printed_betas():
     np.testing.assert_allclose(LINEAR.alpha_bar, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("level", "printed"), [(0, "0.9999"), (1, "0.999301"), (124, "0.080188"), (249, "0.00004036")]
-)
+@pytest.mark.parametrize(("level", "printed"), [(0, "0.9999"), (1, "0.999301"), (124, "0.080188"), (249, "0.00004036")])
 def test_250_levels_have_the_printed_alpha_bar(level, printed):
     """Levels count from 0 at the clean end; the numbers have as many digits as are known."""
     value = LINEAR.alpha_bar[LINEAR.times(250)[::-1][level]]
@@ -145,7 +143,12 @@ def test_respaced_takes_times_in_any_order():
 
 @pytest.mark.parametrize(
     ("arguments", "moves", "down", "up"),
-    [((250, 10, 10), 4570, 2410, 2160), ((250, 1, 1), 250, 250, 0), ((100, 10, 3), 460, 280, 180), ((5, 1, 2), 13, 9, 4)],
+    [
+        ((250, 10, 10), 4570, 2410, 2160),
+        ((250, 1, 1), 250, 250, 0),
+        ((100, 10, 3), 460, 280, 180),
+        ((5, 1, 2), 13, 9, 4),
+    ],
 )
 def test_travel_has_the_published_number_of_moves(arguments, moves, down, up):
     walk = list(travel(*arguments))
@@ -230,7 +233,7 @@ def test_ddim_with_all_noise_is_ancestral_with_the_smallest_variance(schedule, t
 @DOWN
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_leaves_the_marginal_of_x_s(schedule, t, s, eta):
-    """Given x_0, the step's signal is sqrt(alpha_bar_s) and its noises add up to 1 - alpha_bar_s (Song et al. 2021, lemma 1)."""
+    """Given x_0, the step's signal and noises are those of q(x_s | x_0) (Song et al. 2021, lemma 1)."""
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     signal = float(schedule.ddim(one, zero, t, s, zero, eta))
     kept, fresh = float(schedule.ddim(zero, one, t, s, zero, eta)), float(schedule.ddim(zero, zero, t, s, one, eta))

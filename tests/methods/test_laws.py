@@ -208,7 +208,7 @@ def known_pixels_are_exact(method):
 
 
 def known_pixels_are_near(method):
-    """Within six standard deviations of the noise at the last level but one, where known pixels are put in at the latest."""
+    """Within six standard deviations of the noise at the last level but one, the latest at which they are put in."""
     level = method.steps - 2
     tolerance = 6 * math.sqrt(1 - LINEAR.alpha_bar[LINEAR.times(method.steps)[level]])
     for known in (left(), torch.ones_like(left())):
@@ -313,8 +313,8 @@ def gaussian():
 def assert_prior(x, world):
     """Mean within .08 of the largest standard deviation, covariance within .15 in relative Frobenius norm.
 
-    With 4000 samples and 100 levels, correct samplers stay below .03 and .08 (finite steps, finite samples); a step that is one
-    level off, or a variance that is not reduced by what the step keeps, exceeds them several times.
+    With 4000 samples and 100 levels, correct samplers stay below .03 and .08 (finite steps, finite samples); a
+    step that is one level off, or a variance that is not reduced by what the step keeps, exceeds them several times.
     """
     covariance = world.basis @ torch.diag(world.scales**2) @ world.basis.T
     covariance = covariance + world.floor**2 * torch.eye(9, dtype=torch.float64)
@@ -373,7 +373,7 @@ def test_the_plain_sampler_gives_the_prior():
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """Replacement sampling with the seen pixels pasted at the end, in one variant that is right and others that are not."""
+    """Replacement sampling with the seen pixels pasted at the end: right without a fault, wrong with one."""
 
     steps: int = 50
     fault: str = ""
