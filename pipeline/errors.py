@@ -15,6 +15,17 @@ class ConfigError(UserError):
     """A parameter is unknown, of the wrong type, or impossible together with others; the message names its key."""
 
 
+def at_least(least: float, **values: float) -> None:
+    """Refuse settings below `least`.
+
+    Raises:
+        ConfigError: one of `values` is smaller, or no number; the message names it.
+    """
+    for name, value in values.items():
+        if not value >= least:
+            raise ConfigError(f"{name} must be at least {least}, but is {value}")
+
+
 class InputError(UserError):
     """An image, mask, shard or folder cannot be read or does not have the promised form; the message names it."""
 

@@ -32,6 +32,8 @@ class Problem:
         """
         if self.known.dtype != torch.bool:
             raise InputError(f"Problem.known must be boolean (True = seen), but is {self.known.dtype}.")
+        if self.y.ndim != 4:
+            raise InputError(f"Problem.y must have shape [B, C, H, W], but has {tuple(self.y.shape)}.")
         batch, _, height, width = self.y.shape
         if self.known.shape != (batch, 1, height, width):
             raise InputError(

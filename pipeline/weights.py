@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,24 +16,49 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 
+STEP = "@step"
+"""What the name of a tensor's step sizes ends with, where the tensor is stored in eight bits."""
 
-def save_weights(folder: Path, network: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> str:
+
+def save_weights(
+    folder: Path, network: nn.Module, description: Mapping[str, Any], *, bits: Literal[32, 16, 8] = 32
+) -> str:
     """Write `model.safetensors` and `model.json` ({"sha256", **description}) into `folder`.
 
-    With `half`, floating-point tensors are stored in float16. Returns the hash of the weights.
+    With 16 `bits` a floating-point number is stored as float16; with 8, matrices and kernels are stored as int8 with a
+    scale for each row, the rest as float16. Returns the hash of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in network.state_dict().items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in network.state_dict().items():
+        if bits == 8 and value.is_floating_point() and value.ndim > 1:
+            tensors |= in_eight_bits(name, value)
+        else:
+            tensors[name] = value.half() if bits < 32 and value.is_floating_point() else value
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     draft = folder / f".model.safetensors.{os.getpid()}.tmp"
     save_file(tensors, draft)
     sha256 = hashlib.sha256(draft.read_bytes()).hexdigest()
     draft.replace(folder / "model.safetensors")
-    text = json.dumps({"sha256": sha256, **description}, indent=1, sort_keys=True)
+    text = json.dumps({**description, "sha256": sha256}, indent=1, sort_keys=True)
     (folder / "model.json").write_text(text + "\n")
     return sha256
+
+
+def in_eight_bits(name: str, value: Tensor) -> dict[str, Tensor]:
+    """Round each row to 255 levels between plus and minus its largest entry: the levels, and the size of a step."""
+    rows = value.detach().flatten(1).float()
+    step = rows.abs().amax(1).clamp_min(1e-12) / 127.0
+    return {name: (rows / step[:, None]).round().to(torch.int8).view(value.shape), name + STEP: step}
+
+
+def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `in_eight_bits` wherever it was applied."""
+    plain = {name: value for name, value in tensors.items() if not name.endswith(STEP)}
+    for name in (name.removesuffix(STEP) for name in tensors if name.endswith(STEP)):
+        if name in plain:
+            plain[name] = (plain[name].float().flatten(1) * tensors[name + STEP][:, None]).view(plain[name].shape)
+    return plain
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -73,7 +98,7 @@ def load_weights(folder: Path, network: nn.Module) -> dict[str, Any]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error}).") from error
-    fill(network, tensors, str(path))
+    fill(network, from_eight_bits(tensors), str(path))
     return description
 
 

@@ -47,7 +47,7 @@ def test_the_same_weights_make_the_same_file(tmp_path):
 
 def test_half_stores_floating_point_numbers_only_in_float16(tmp_path):
     network, other = Small(7), Small(8)
-    save_weights(tmp_path, network, {}, half=True)
+    save_weights(tmp_path, network, {}, bits=16)
     stored = load_file(tmp_path / "model.safetensors")
     assert {name: value.dtype for name, value in stored.items()} == {
         "layer.weight": torch.float16,
@@ -154,3 +154,16 @@ def test_a_foreign_file_with_a_right_record_loads(tmp_path):
     network = Small(3)
     assert load_weights(tmp_path, network)["source"] == "elsewhere"
     assert equal(network, Small(7))
+
+
+def test_eight_bits_round_each_row_to_half_a_step(tmp_path):
+    torch.manual_seed(0)
+    network, again = torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(3, 5, 3)
+    with torch.no_grad():
+        network.weight[2] *= 100.0
+        network.weight[3] = 0.0
+    save_weights(tmp_path, network, {}, bits=8)
+    load_weights(tmp_path, again)
+    step = network.weight.flatten(1).abs().amax(1) / 127.0
+    assert ((network.weight - again.weight).flatten(1).abs().amax(1) <= 0.51 * step + 1e-12).all()
+    assert torch.equal(again.bias, network.bias.half().float())

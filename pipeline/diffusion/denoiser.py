@@ -117,11 +117,11 @@ class Counted:
         """Ask the denoiser within, and count."""
         images = x_t.shape[0]
         self.forwards += images
-        prediction = self.inner.denoise(x_t, t)
-        if prediction.x_0.requires_grad:
+        entrance = x_t.view_as(x_t)  # every gradient passes here, once, whichever part of the prediction it comes from
+        if entrance.requires_grad:
 
             def count(_: Tensor) -> None:
                 self.backwards += images
 
-            prediction.x_0.register_hook(count)
-        return prediction
+            entrance.register_hook(count)
+        return self.inner.denoise(entrance, t)

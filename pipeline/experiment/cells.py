@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from pipeline.errors import InputError
 from pipeline.experiment.record import write_bytes
 
 log = logging.getLogger(__name__)
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise on archives with flipped bits, cut archives, and files of other kinds."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,14 @@ def unpack(path: Path) -> Cell:
         with np.load(path, allow_pickle=False) as arrays:
             record = json.loads(arrays["record"].tobytes())
             cell = Cell(record, arrays["samples"], arrays["known"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: expected a finished sweep cell, but it cannot be read ({error!r}).") from error
-    images, _, height, width, _ = cell.samples.shape
-    if cell.samples.dtype != np.uint8 or cell.known.shape != (images, height, width):
+    shape, masks = cell.samples.shape, cell.known.shape
+    right_types = isinstance(record, dict) and cell.samples.dtype == np.uint8 and cell.known.dtype == np.bool_
+    if not right_types or len(shape) != 5 or masks != (shape[0], *shape[2:4]):
         raise InputError(
-            f"{path}: samples {cell.samples.shape} and masks {cell.known.shape} of the cell do not fit together."
+            f"{path}: expected a finished sweep cell, but samples {shape} of {cell.samples.dtype}, masks {masks} of "
+            f"{cell.known.dtype} and a record that is a {type(record).__name__} do not make one."
         )
     return cell
 

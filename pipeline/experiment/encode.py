@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.codec.codec import Codec
-from pipeline.codec.vqgan import VQGAN, usage
+from pipeline.codec.vqgan import usage
 from pipeline.data.images import SPLITS, to_float
 from pipeline.data.shards import read_split
 from pipeline.experiment import runtime
+from pipeline.experiment.codecs import load_codec
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import Params
 from pipeline.experiment.progress import Bar, progress
 from pipeline.experiment.record import write_bytes, write_json
-from pipeline.weights import load_weights
 
 BATCH = 128
 
@@ -26,9 +26,7 @@ def encode(params: Params, layout: Layout, dataset: str) -> None:
     """Write tokens uint16 [N, 16, 16] and keys of every split as `<split>.npz`, and a summary as `tokens.json`."""
     runtime.make_deterministic()
     device, out = runtime.choose_device(), layout.tokens(dataset)
-    vqgan = VQGAN(params.vqgan.network)
-    description = load_weights(layout.vqgan(dataset), vqgan)
-    codec = Codec(vqgan.to(device).eval())
+    codec, description = load_codec(layout.vqgan(dataset), params.vqgan, device)
     summary: dict[str, object] = {"schema": 1, "dataset": dataset, "vqgan": description["sha256"], "codes": codec.codes}
     for split in SPLITS:
         images = read_split(layout.data(dataset), split, layout.cache)

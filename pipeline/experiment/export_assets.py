@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.codec.vqgan import VQGAN
 from pipeline.diffusion.unet import UNet
@@ -16,6 +16,9 @@ from pipeline.weights import load_weights, save_weights
 
 LIMIT = 20_000_000
 """Bytes that weights in the repository may take in all."""
+
+BITS: dict[str, Literal[16, 8]] = {"vqgan": 8, "ddpm": 16}
+"""How finely each kind is stored: rounding costs a VQ-GAN less than a diffusion model."""
 
 
 def export_assets(params: Params, layout: Layout) -> None:
@@ -33,7 +36,7 @@ def export_assets(params: Params, layout: Layout) -> None:
             target = assets / "embedded" / kind / dataset
             network = VQGAN(params.vqgan.network) if kind == "vqgan" else UNet(params.ddpm.unet, params.image_size)
             description = load_weights(source, network)
-            sha256 = save_weights(target, network, {**description, "made_from": description["sha256"]}, half=True)
+            sha256 = save_weights(target, network, {**description, "made_from": description["sha256"]}, bits=BITS[kind])
             for name in ("curve.jsonl", "record.json"):
                 shutil.copyfile(source / name, target / name)
             index["models"][f"{kind}/{dataset}"] = entry(

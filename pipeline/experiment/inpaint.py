@@ -19,6 +19,7 @@ from pipeline.experiment.cells import Cell, CellStore
 from pipeline.experiment.completion import complete, image_seed
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.masks import MaskSet, read_masks
+from pipeline.experiment.mirror import show
 from pipeline.experiment.models import load_denoiser
 from pipeline.experiment.params import Params
 from pipeline.experiment.progress import Bar, progress
@@ -77,14 +78,6 @@ def inpaint(params: Params, layout: Layout, dataset: str, method_name: str) -> N
     show(layout)
 
 
-def show(layout: Layout) -> None:
-    """Mirror the records on disk in MLflow, if MLflow can be reached."""
-    from pipeline.experiment.tracking import open_store, project
-
-    store = open_store(layout.root)
-    store.attempt(lambda: project(store, layout.root / "runs", layout.cells, layout.profile))
-
-
 def open_sweep(params: Params, layout: Layout, dataset: str, method_name: str) -> Sweep:
     """Load what the cells share."""
     device, manifest = runtime.choose_device(), read_manifest(layout.data(dataset))
@@ -137,7 +130,8 @@ def essence(sweep: Sweep, mask: MaskSet) -> dict[str, Any]:
 
 def code_of(method_name: str) -> tuple[str, ...]:
     """Modules whose sources, and whatever they import, decide a cell's result."""
-    return (f"pipeline.methods.{method_name}", "pipeline.experiment.completion", "pipeline.diffusion.unet")
+    shared = ("pipeline.experiment.completion", "pipeline.diffusion.unet", "pipeline.diffusion.precision")
+    return (f"pipeline.methods.{method_name}", *shared)
 
 
 def fingerprint(sweep: Sweep, mask: MaskSet) -> str:

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from difflib import get_close_matches
+import math
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.codec.vqgan import VQGANParams
-from pipeline.data.masks import MASKS
 from pipeline.data.sources import Folder, Procedural, ShardSet
 from pipeline.diffusion.schedule import ScheduleParams
 from pipeline.diffusion.unet import UNetParams
 from pipeline.errors import ConfigError
+from pipeline.experiment.limits import faults, suggest
 from pipeline.methods import METHODS
 from pipeline.training.settings import TrainerParams, TrunkParams
 
 Positive = Annotated[int, Field(gt=0)]
+Names = Annotated[list[str], Field(min_length=1)]
+SOURCES = {"procedural": Procedural, "folder": Folder, "shards": ShardSet}
+
+
+def _template(path: str) -> str:
+    if set("{}") & set(path.replace("{dataset}", "")):
+        raise ValueError(f"only {{dataset}} is filled in, but it is {path!r}")
+    return path
+
+
+Template = Annotated[str, AfterValidator(_template)]
 
 
 class Block(BaseModel):
@@ -36,7 +48,7 @@ class DDPMBlock(Block):
     `init` names a folder of weights to start from, with {dataset} filled in; null starts from random weights.
     """
 
-    init: str | None
+    init: Template | None
     schedule: ScheduleParams
     target: Literal["eps", "v", "x_0"]
     flip: bool
@@ -50,7 +62,7 @@ class DDPMBlock(Block):
 class VQGANBlock(Block):
     """The VQ-GAN of each dataset; `init` as in `ddpm`."""
 
-    init: str | None
+    init: Template | None
     network: VQGANParams
     flip: bool
     perceptual_weight: Annotated[float, Field(ge=0)]
@@ -73,9 +85,9 @@ class LPIPSBlock(Block):
 class SweepBlock(Block):
     """What is inpainted with what."""
 
-    datasets: list[str]
-    methods: list[str]
-    masks: list[str]
+    datasets: Names
+    methods: Names
+    masks: Names
     images: Positive
     samples: Positive
     batch: Positive
@@ -109,48 +121,15 @@ class Params(Block):
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
         """Refuse combinations that cannot run."""
-        _known("sweep.datasets", self.sweep.datasets, self.datasets, "a block under datasets")
-        _known("sweep.methods", self.sweep.methods, self.methods, "a block under methods")
-        _known("sweep.masks", self.sweep.masks, [*MASKS, *self.mask_files], "a mask, or a key of mask_files")
-        _known("mask_files", [name for name in self.mask_files if name in MASKS], [], "free: it names a built-in mask")
-        _known("report.reference", [self.report.reference], self.sweep.methods, "one of sweep.methods")
-        if self.image_size % 16:
-            raise ValueError(
-                f"image_size: must be a multiple of 16, because an image becomes 16x16 tokens, but is {self.image_size}"
-            )
-        if self.vqgan.network.factor * 16 != self.image_size:
-            raise ValueError(
-                f"vqgan.network.channels: {len(self.vqgan.network.channels)} levels reduce by "
-                f"{self.vqgan.network.factor}, but image_size {self.image_size} needs {self.image_size // 16} for "
-                "16x16 tokens"
-            )
-        smallest = self.ddpm.unet.patch * 2 ** (len(self.ddpm.unet.channels) - 1)
-        if self.image_size % smallest:
-            raise ValueError(
-                f"ddpm.unet: image_size {self.image_size} must be a multiple of {smallest} for its patch and levels"
-            )
         for name, block in self.methods.items():
             build_method(name, block)
+        for sentence in faults(self):
+            raise ValueError(sentence)
         return self
 
     def method(self, name: str) -> Any:
         """The method `name` with its hyperparameters."""
         return build_method(name, self.methods[name])
-
-
-def _known(key: str, names: list[str], allowed: Any, what: str) -> None:
-    for name in names:
-        if name not in allowed:
-            raise ValueError(f"{key}: {name!r} is not {what}{_suggest(name, allowed)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{key}: {names} names something twice")
-
-
-def _suggest(name: str, allowed: Any) -> str:
-    close = get_close_matches(str(name), [str(a) for a in allowed], n=1)
-    return (
-        f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(str, allowed))}" if allowed else ""
-    )
 
 
 def build_method(name: str, block: dict[str, Any]) -> Any:
@@ -160,12 +139,12 @@ def build_method(name: str, block: dict[str, Any]) -> Any:
         ValueError: the method or one of its parameters is unknown, or a value has the wrong type.
     """
     if name not in METHODS:
-        raise ValueError(f"methods.{name}: unknown method{_suggest(name, METHODS)}")
+        raise ValueError(f"methods.{name}: unknown method{suggest(name, METHODS)}")
     cls = METHODS[name]
     fields = [field.name for field in dataclasses.fields(cls)]
     for key in block:
         if key not in fields:
-            raise ValueError(f"methods.{name}.{key}: unknown parameter{_suggest(key, fields)}")
+            raise ValueError(f"methods.{name}.{key}: unknown parameter{suggest(key, fields)}")
     try:
         return TypeAdapter(cls).validate_json(json.dumps(block), strict=True)
     except ValidationError as error:
@@ -194,12 +173,13 @@ def check_params(values: dict[str, Any], name: str = "params.yaml") -> Params:
         ConfigError: a key is unknown or missing, a type is wrong, or values do not go together; one sentence with the
             key.
     """
-    try:
-        return Params.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise ConfigError(f"{name}: {_sentence(error)}.") from error
-    except (TypeError, ValueError) as error:  # what JSON cannot hold, such as a date or nan
-        raise ConfigError(f"{name}: expected plain numbers, words, lists and mappings, but {error}.") from error
+    sentence = _odd(values)
+    if sentence is None:
+        try:
+            return Params.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            sentence = _sentence(error)
+    raise ConfigError(f"{name}: {sentence}{'' if sentence.endswith('?') else '.'}")
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -211,17 +191,44 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     return check_params(read_yaml(Path(path)), str(path))
 
 
+def _odd(value: Any, place: str = "") -> str | None:
+    """The first value that is no plain one, such as a date or nan, in words."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if parts is None:
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if value is None or (isinstance(value, str | int | float) and finite):
+            return None
+        return f"{place}: expected a finite number, a word, a list or a mapping, but it is {brief(value)}"
+    return next((odd for key, item in parts if (odd := _odd(item, f"{place}.{key}".lstrip(".")))), None)
+
+
+def _fields(place: tuple[Any, ...]) -> list[str]:
+    """Names of the parameters in the section at `place`."""
+    section: Any = Params
+    if place[:1] == ("datasets",):
+        section, place = SOURCES[place[2]], ()
+    for part in place:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields if issubclass(section, Block) else section.__dataclass_fields__)
+
+
 def _sentence(error: ValidationError) -> str:
     """The first problem in words: where, what is expected, what came."""
     problem = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in problem["loc"] if part not in ("procedural", "folder", "shards"))
+    loc = problem["loc"]
+    place = ".".join(str(part) for k, part in enumerate(loc) if not (k == 2 and loc[0] == "datasets"))
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{place}: unknown key"
+        return f"{place}: unknown key{suggest(str(loc[-1]), _fields(loc[:-1]))}"
+    if problem["type"] == "union_tag_invalid":
+        tag = problem["ctx"]["tag"]
+        return f"{place}.source: {tag!r} is none of {', '.join(SOURCES)}{suggest(tag, SOURCES)}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{place}.source: missing"
     if problem["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{place}: missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not place:
         return message
     if problem["type"] == "value_error":
         return f"{place}: {message}"
-    return f"{place}: {message[0].lower()}{message[1:]}, but it is {problem['input']!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}, but it is {brief(problem['input'])}"

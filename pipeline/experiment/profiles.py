@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigError
 from pipeline.experiment.params import check_params, read_yaml
@@ -26,7 +27,7 @@ def names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "configs" / "profiles").glob("*.yaml"))
 
 
-def merge(base: Any, overlay: Mapping[str, Any]) -> None:
+def merge(base: Any, overlay: Mapping[str, Any], whole: frozenset[str] = WHOLE, *, place: str = "") -> None:
     """Put the values of `overlay` into the mapping `base`, in place, key by key.
 
     Lists and sections in `WHOLE` are replaced.
@@ -35,13 +36,13 @@ def merge(base: Any, overlay: Mapping[str, Any]) -> None:
         ConfigError: the overlay has a key that the base has not.
     """
     for key, value in overlay.items():
+        name = f"{place}{key}"
         if key not in base:
-            close = get_close_matches(key, list(base), n=1)
-            raise ConfigError(
-                f"{key}: no such parameter in configs/base.yaml{f'; did you mean {close[0]!r}?' if close else ''}."
-            )
-        if isinstance(value, Mapping) and isinstance(base[key], Mapping) and key not in WHOLE:
-            merge(base[key], value)
+            close = get_close_matches(str(key), [str(known) for known in base], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise ConfigError(f"{name}: no such parameter in configs/base.yaml{hint}")
+        if isinstance(value, Mapping) and isinstance(base[key], Mapping) and name not in whole:
+            merge(base[key], value, whole, place=f"{name}.")
         else:
             base[key] = value
 
@@ -63,18 +64,29 @@ def resolve(root: Path, profile: str, settings: Mapping[str, Any] | None = None)
         raise ConfigError(f"There is no profile {profile!r}; {hint}")
     yaml = YAML()
     yaml.width = 120
+    yaml.representer.add_representer(type(None), _null)
     values = yaml.load(root / "configs" / "base.yaml")
     merge(values, read_yaml(root / "configs" / "profiles" / f"{profile}.yaml"))
+    if values["profile"] != profile:
+        raise ConfigError(
+            f"configs/profiles/{profile}.yaml: must say `profile: {profile}`, because results are kept by that name, "
+            f"but says {values['profile']!r}."
+        )
     for name, value in (settings or {}).items():
         *path, last = name.split(".")
         overlay: dict[str, Any] = {last: value}
         for part in reversed(path):
             overlay = {part: overlay}
-        merge(values, overlay)
+        merge(values, overlay, frozenset() if path else WHOLE)
     text = StringIO()
     yaml.dump(values, text)
     check_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"profile {profile}")
     return text.getvalue()
+
+
+def _null(representer: Any, _: None) -> Any:
+    """Write null as a word."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def resolved(root: Path, profile: str) -> dict[str, Any]:
@@ -92,7 +104,7 @@ def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *
     now = path.read_text() if path.exists() else None
     if now == text:
         return False
-    if now is not None and not force and not any(now == resolve(root, name) for name in names(root)):
+    if now is not None and not force and not _is_resolved(root, now):
         raise ConfigError(
             f"{path.name} holds edits of your own, which writing profile {profile!r} would lose: run `dvc repro` to "
             "use them as they are, keep them as a file in configs/profiles/, or discard them with FORCE=1."
@@ -101,18 +113,32 @@ def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *
     return True
 
 
+def _is_resolved(root: Path, text: str) -> bool:
+    """Whether `text` is what some profile resolves to."""
+    for name in names(root):
+        try:
+            if resolve(root, name) == text:
+                return True
+        except ConfigError:  # another profile's fault is no concern of the one to be written
+            continue
+    return False
+
+
 def parse_settings(settings: list[str]) -> dict[str, Any]:
     """Read overrides given as "dotted.name=YAML value".
 
     Raises:
-        ConfigError: one has no "=".
+        ConfigError: one has no "=", or what follows is no YAML.
     """
     values = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, such as sweep.images=4.")
-        values[name] = YAML(typ="safe", pure=True).load(text)
+        try:
+            values[name] = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise ConfigError(f"--set {setting}: expected a YAML value, but {' '.join(str(error).split())}.") from error
     return values
 
 

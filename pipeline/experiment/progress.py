@@ -38,14 +38,16 @@ class PlainBar:
 
     def advance(self, n: int = 1) -> None:
         """Count on."""
+        if self.first is None:
+            self.first = self.done
         self.reach(self.done + n)
 
     def reach(self, done: int) -> None:
         """Count to `done`, and write a line if it is time."""
-        if self.first is None:
-            self.first = max(done - 1, 0)
-        self.done = done
         now = time.monotonic()
+        if self.first is None:  # what was done before is no work of this run
+            self.first, self.start = done, now
+        self.done = done
         if now - self.last >= PLAIN_EVERY or done >= self.total:
             self.last = now
             self._write(now)
@@ -55,9 +57,10 @@ class PlainBar:
         self.note = note
 
     def _write(self, now: float) -> None:
-        rate = (self.done - (self.first or 0)) / max(now - self.start, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("inf")
-        text = f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {clock(left)} left"
+        text = f"{self.title}: {self.done}/{self.total} {self.unit}"
+        worked, elapsed = self.done - (self.first or 0), now - self.start
+        if worked > 0 and elapsed > 0:
+            text += f", {pace(worked / elapsed)}, {clock((self.total - self.done) * elapsed / worked)} left"
         sys.stderr.write(f"{text}{', ' + self.note if self.note else ''}\n")
         sys.stderr.flush()
 
@@ -92,11 +95,16 @@ class RichBar:
 
     def _rate(self) -> None:
         speed = self.progress.tasks[self.task].speed
-        self.progress.update(self.task, rate=f"{speed:.3g}/s" if speed else "")
+        self.progress.update(self.task, rate=pace(speed) if speed else "")
 
     def say(self, note: str) -> None:
         """Show `note` at the end of the bar."""
         self.progress.update(self.task, note=note)
+
+
+def pace(rate: float) -> str:
+    """Write units per second with three digits or as a whole number."""
+    return f"{rate:.3g}/s" if rate < 100 else f"{rate:.0f}/s"
 
 
 def clock(seconds: float) -> str:

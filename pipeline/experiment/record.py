@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,8 @@ class Curve:
         write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def add(self, step: int, seconds: float, metrics: dict[str, float]) -> None:
-        """Append a line."""
+        """Append a line, after whole lines only."""
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            self.keep_until(sys.maxsize)
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "seconds": round(seconds, 3), "metrics": metrics}) + "\n")

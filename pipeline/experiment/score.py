@@ -17,10 +17,10 @@ from pipeline.data.shards import read_split
 from pipeline.errors import InputError
 from pipeline.experiment import runtime
 from pipeline.experiment.cells import Cell, unpack
-from pipeline.experiment.inpaint import show
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.lpips_trunk import load_lpips
 from pipeline.experiment.metrics import METRICS, paste
+from pipeline.experiment.mirror import show
 from pipeline.experiment.params import Params
 from pipeline.experiment.progress import progress
 from pipeline.experiment.record import write_bytes, write_json

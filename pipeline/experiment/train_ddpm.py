@@ -37,7 +37,7 @@ def train_ddpm(params: Params, layout: Layout, dataset: str) -> None:
             "data": manifest["splits"]["train"]["digest"],
             "init": str(read_description(start)["sha256"]) if start else None,
         },
-        code=("pipeline.training.ddpm", "pipeline.diffusion.unet"),
+        code=("pipeline.training.ddpm", "pipeline.training.batches", "pipeline.diffusion.unet"),
     )
     seed = stream_seed(params.seed, "ddpm", dataset)
     seed_everything(seed)

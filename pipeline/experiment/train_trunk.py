@@ -11,7 +11,7 @@ from pipeline.experiment.params import Params
 from pipeline.training import trunk
 
 LARGEST = 64
-"""Side of the largest pictures the trunk is trained on, in pixels: painting larger ones takes long and teaches it no more."""
+"""Side of the largest pictures the trunk is trained on, in pixels: larger ones take long to paint."""
 
 
 def train_trunk(params: Params, layout: Layout) -> None:

@@ -42,7 +42,7 @@ def train_vqgan(params: Params, layout: Layout, dataset: str) -> None:
             "trunk": file_digest(layout.trunk / "trunk.safetensors"),
             "init": str(read_description(start)["sha256"]) if start else None,
         },
-        code=("pipeline.training.vqgan", "pipeline.codec.trunk"),
+        code=("pipeline.training.vqgan", "pipeline.training.batches", "pipeline.codec.trunk"),
     )
     seed = stream_seed(params.seed, "vqgan", dataset)
     seed_everything(seed)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
 from pipeline.watch import Watch, ignore
@@ -37,6 +38,11 @@ class Blended:
     kernel: Literal["ancestral", "ddim"] = "ancestral"
     eta: float = 0.0
     stop: Literal["clean", "first_level"] = "clean"
+
+    def __post_init__(self) -> None:
+        at_least(2 if self.stop == "first_level" else 1, steps=self.steps)
+        if not 0.0 <= self.eta <= 1.0:
+            raise ConfigError(f"eta must be between 0 and 1, but is {self.eta}")
 
     def nfe(self) -> int:
         """Network evaluations per image."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.schedule import Spacing, travel
+from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
 from pipeline.watch import Watch, ignore
@@ -46,6 +47,12 @@ class DDNM:
     clip: bool = False
     damping: Literal["none", "ddnm_plus"] = "none"
     stop: Literal["clean", "first_level"] = "clean"
+
+    def __post_init__(self) -> None:
+        at_least(2 if self.stop == "first_level" else 1, steps=self.steps)
+        at_least(1, travel_length=self.travel_length, travel_repeats=self.travel_repeats)
+        if not 0.0 <= self.eta <= 1.0:
+            raise ConfigError(f"eta must be between 0 and 1, but is {self.eta}")
 
     def moves(self) -> list[tuple[int, int]]:
         """Moves between level indices (-1 = clean) in order."""
