@@ -1,0 +1,50 @@
+"""Draw docs/images/completions.png from the cells of a finished run: python docs/make_pictures.py [profile].
+
+Columns: input, truth, then each method, for the masks left and wide; rows: the first two test images of each dataset.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipeline.data.shards import read_split
+from pipeline.experiment.cells import unpack
+from pipeline.experiment.layout import Layout
+from pipeline.experiment.params import load_params
+
+ZOOM, GAP, TOP, ROWS = 3, 6, 16, 2
+
+
+def tile(image: np.ndarray) -> Image.Image:
+    """Enlarge by whole pixels."""
+    side = image.shape[0] * ZOOM
+    return Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+
+
+def main(profile: str) -> None:
+    """Draw and write."""
+    params, layout = load_params(), Layout(Path.cwd(), profile)
+    columns = [(mask, name) for mask in ("left", "wide") for name in ("input", "truth", *params.sweep.methods)]
+    cell = params.image_size * ZOOM + GAP
+    sheet = Image.new("RGB", (len(columns) * cell, TOP + len(params.sweep.datasets) * ROWS * cell), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, (mask, name) in enumerate(columns):
+        draw.text((column * cell + 2, 2), f"{mask}: {name}" if name == "input" else name, fill="black")
+        for number, dataset in enumerate(params.sweep.datasets):
+            truth = read_split(layout.data(dataset), "test", layout.cache).images
+            for row in range(ROWS):
+                method = name if name in params.sweep.methods else params.sweep.methods[0]
+                done = unpack(layout.inpaint(dataset, method) / f"{mask}.npz")
+                known = done.known[row][..., None]
+                filling = {"input": np.full_like(truth[row], 200), "truth": truth[row]}.get(name, done.samples[row, 0])
+                picture = np.where(known, truth[row], filling)
+                sheet.paste(tile(picture), (column * cell, TOP + (number * ROWS + row) * cell))
+    target = Path("docs/images/completions.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "embedded")
