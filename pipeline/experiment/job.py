@@ -14,12 +14,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.experiment import provenance, runtime
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.progress import Bar, progress
 from pipeline.experiment.record import Curve, write_bytes, write_json
+from pipeline.training.batches import loader
+from pipeline.training.fit import SeededModule, fit
+from pipeline.training.settings import TrainerParams
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +98,14 @@ class Job(AbstractContextManager["Job"]):
             self._opened.__exit__(kind, error, trace)
         if kind is not None:
             self._mirror.abandon()
+
+    def fit(self, module: SeededModule, images: NDArray[np.uint8], params: TrainerParams, seed: int) -> None:
+        """Train `module` on images uint8 [N, S, S, 3] to the end, going on where it was interrupted; 0 steps: not at all."""
+        if params.steps:
+            batches = loader(
+                images, batch=params.batch, steps=params.checkpoint_every, seed=seed, workers=params.workers
+            )
+            fit(module, batches, params=params, folder=self.folder, device=self.device, log=self.log, tick=self.tick)
 
     def tick(self, step: int) -> None:
         """Step number `step` is done."""

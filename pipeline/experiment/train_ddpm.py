@@ -17,9 +17,7 @@ from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import DDPMBlock, Params
 from pipeline.experiment.pictures import write_sheet
 from pipeline.noise import Noise, stream_seed
-from pipeline.training.batches import loader
 from pipeline.training.ddpm import DiffusionTraining
-from pipeline.training.fit import fit
 from pipeline.weights import load_weights, read_description, save_weights
 
 VALIDATION_TIMES = 8
@@ -55,23 +53,7 @@ def train_ddpm(params: Params, layout: Layout, dataset: str) -> None:
     )
     with Job(task, layout, out, steps=block.trainer.steps) as job:
         images = read_split(layout.data(dataset), "train", layout.cache).images
-        if block.trainer.steps:
-            batches = loader(
-                images,
-                batch=block.trainer.batch,
-                steps=block.trainer.checkpoint_every,
-                seed=seed,
-                workers=block.trainer.workers,
-            )
-            fit(
-                training,
-                batches,
-                params=block.trainer,
-                folder=job.folder,
-                device=job.device,
-                log=job.log,
-                tick=job.tick,
-            )
+        job.fit(training, images, block.trainer, seed)
         network.to(job.device).eval()
         metrics = validate(training, layout, dataset, job.device)
         draw(network, params, out / "samples.png", job.device)

@@ -21,8 +21,6 @@ from pipeline.experiment.params import Params, VQGANBlock
 from pipeline.experiment.pictures import write_sheet
 from pipeline.experiment.provenance import file_digest
 from pipeline.noise import stream_seed
-from pipeline.training.batches import loader
-from pipeline.training.fit import fit
 from pipeline.training.vqgan import Perception, VQGANTraining
 from pipeline.weights import load_weights, read_description, save_weights
 
@@ -63,23 +61,7 @@ def train_vqgan(params: Params, layout: Layout, dataset: str) -> None:
             seed=seed,
         )
         images = read_split(layout.data(dataset), "train", layout.cache).images
-        if block.trainer.steps:
-            batches = loader(
-                images,
-                batch=block.trainer.batch,
-                steps=block.trainer.checkpoint_every,
-                seed=seed,
-                workers=block.trainer.workers,
-            )
-            fit(
-                training,
-                batches,
-                params=block.trainer,
-                folder=job.folder,
-                device=job.device,
-                log=job.log,
-                tick=job.tick,
-            )
+        job.fit(training, images, block.trainer, seed)
         codec = Codec(vqgan.to(job.device).eval())
         test = read_split(layout.data(dataset), "test", layout.cache).images
         metrics = judge(codec, test, lambda x, y: perceptual_distance(trunk, x, y), job.device)
