@@ -100,7 +100,7 @@ class Job(AbstractContextManager["Job"]):
             self._mirror.abandon()
 
     def fit(self, module: SeededModule, images: NDArray[np.uint8], params: TrainerParams, seed: int) -> None:
-        """Train `module` on images uint8 [N, S, S, 3] to the end, going on where it was interrupted; 0 steps: not at all."""
+        """Train `module` on images uint8 [N, S, S, 3] to the end, going on where it was; 0 steps: not at all."""
         if params.steps:
             batches = loader(
                 images, batch=params.batch, steps=params.checkpoint_every, seed=seed, workers=params.workers
