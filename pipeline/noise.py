@@ -51,6 +51,13 @@ class Noise:
             row.normal_(generator=stream)
         return out
 
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Draw numbers in [0, 1), [B, *shape] float64."""
+        out = torch.empty((len(self), *shape), device=self.device, dtype=torch.float64)
+        for row, stream in zip(out, self._streams, strict=True):
+            row.uniform_(generator=stream)
+        return out
+
     def choice(self, weights: Tensor, n: int) -> Tensor:
         """Draw `n` indices per image with replacement from unnormalised `weights` [B, K]; returns [B, n] int64."""
         draws = [
