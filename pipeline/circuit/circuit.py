@@ -35,7 +35,7 @@ class Circuit(nn.Module):
         root: p(state of the root), [H].
         weights: p(state | state of the parent) of latents 1..R-1, [R - 1, H, H]; rows sum to 1.
         emissions: p(kept code | state), [T, K, H]; columns sum to 1.
-        share: p(code | the kept code that stands for it), [V].
+        share: p(code | the kept code that stands for it), [V] float64.
         compact: the kept code that stands for each code, [V].
         memory: bytes of temporaries that a query may use.
     """
@@ -85,6 +85,7 @@ class Circuit(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Circuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.share = self.vocabulary.log_share.exp().to(self.root.device)  # float64, whatever `fn` made of it
         self._levels = tuple(level.to(self.root.device) for level in self._levels)
         self._ties = self._ties.to(self.root.device)
         return self
@@ -128,6 +129,8 @@ class Circuit(nn.Module):
         """
         check_tokens(tokens, self.tokens, self.codes)
         known = check_known(known, tokens)
+        if self.vocabulary.whole:
+            return tokens, known, tokens.new_zeros(len(tokens), dtype=torch.float64)
         log_share = self.share.double().log()[tokens]
         if known is not None:
             log_share = log_share.masked_fill(~known, 0.0)
@@ -135,5 +138,6 @@ class Circuit(nn.Module):
 
     def turns(self, images: int, numbers: int) -> Iterator[slice]:
         """Stretches of images that stay within `memory`, at `numbers` numbers of temporaries each."""
+        numbers *= 1 if self.is_safe else 2 * self.states  # the passes in logs hold pairs of states, in float64
         step = max(1, self.memory // (numbers * self.root.element_size()))
-        yield from (slice(k, min(k + step, images)) for k in range(0, images, step))
+        yield from (slice(k, min(k + step, images)) for k in range(0, max(images, 1), step))

@@ -75,7 +75,7 @@ def check_ties(table: Sequence[int], tokens: int) -> None:
     if len(table) != tokens or set(table) != set(range(max(table) + 1)):
         raise ConfigError(
             f"ties must name one of the tables 0..T-1 for each of {tokens} tokens, but there are {len(table)} names, "
-            f"{len(set(table))} different ones up to {max(table)}"
+            f"{len(set(table))} different ones up to {max(table, default=-1)}"
         )
 
 
@@ -110,11 +110,14 @@ def check_known(known: Tensor | None, tokens: Tensor) -> Tensor | None:
 
 
 def check_evidence(evidence: Tensor | SparseEvidence, count: int, codes: int) -> None:
-    """Refuse evidence of another shape than [B, N, V].
+    """Refuse evidence of another shape than [B, N, V], or not of floating-point numbers.
 
     Raises:
-        InputError: the shape is another, or sparse codes lie outside the vocabulary.
+        InputError: shape or type is another, or sparse codes lie outside the vocabulary.
     """
+    dtype = (evidence.log_w if isinstance(evidence, SparseEvidence) else evidence).dtype
+    if not dtype.is_floating_point:
+        raise InputError(f"expected log-evidence as floating-point numbers, got {dtype}.")
     if isinstance(evidence, SparseEvidence):
         shape, s = tuple(evidence.codes.shape), evidence.codes.shape[-1]
         if (

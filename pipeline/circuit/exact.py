@@ -34,19 +34,26 @@ class LogPasses:
     outside: Tensor
 
 
+def log_mass(x: Tensor) -> Tensor:
+    """Logarithm of numbers >= 0: -inf at 0, where the derivative is given as 0."""
+    return torch.where(x == 0, 1.0, x).log().masked_fill(x == 0, float("-inf"))
+
+
+def log_sum(x: Tensor, axis: int) -> Tensor:
+    """Log of a sum of exponentials; where all are 0 the derivative is given as 0 (torch's own gives NaN)."""
+    largest = x.detach().amax(axis, keepdim=True).nan_to_num(neginf=0.0)
+    return log_mass((x - largest).exp().sum(axis)) + largest.squeeze(axis)
+
+
 def soft_inputs(log_w: Tensor, emissions: Tensor, ties: Ties) -> Tensor:
     """Log-likelihood [N, B, H] of each state from evidence `log_w` [B, N, K]."""
-    tables = emissions.double().log()
-    rows = [
-        torch.stack([torch.logsumexp(w[i].double()[:, None] + tables[int(t)], 0) for i, t in enumerate(ties.table)])
-        for w in log_w
-    ]
-    return torch.stack(rows, 1)
+    tables = log_mass(emissions.double())
+    return torch.stack([log_sum(log_w[:, i, :, None].double() + tables[int(t)], 1) for i, t in enumerate(ties.table)])
 
 
 def log_passes(sums: Sums, inputs: Tensor) -> LogPasses:
     """Both passes, for log-likelihoods `inputs` [N, B, H] of the states from each token."""
-    weights, root, inputs = sums.weights.double().log(), sums.root.double().log(), inputs.double()
+    weights, root, inputs = log_mass(sums.weights.double()), log_mass(sums.root.double()), inputs.double()
     sums = Sums(sums.levels, root, weights)
     products, messages = _up(sums, inputs)
     above, beside = [root.expand_as(products[0])], []
@@ -59,8 +66,8 @@ def log_passes(sums: Sums, inputs: Tensor) -> LogPasses:
             outside[level.tokens] = spared[0]
         if depth < len(messages):
             beside.append(spared[-1])
-            above.append(torch.logsumexp(spared[-1][..., None] + sums.at(depth + 1)[:, None], 2))
-    return LogPasses(torch.logsumexp(products[0][0] + root, -1), products, above, beside, outside)
+            above.append(log_sum(spared[-1][..., None] + sums.at(depth + 1)[:, None], 2))
+    return LogPasses(log_sum(products[0][0] + root, -1), products, above, beside, outside)
 
 
 def _up(sums: Sums, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -72,7 +79,7 @@ def _up(sums: Sums, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         parts += [level.sums.gather(messages[0])] if messages else []
         products.insert(0, torch.stack(parts).sum(0))
         if depth:
-            messages.insert(0, torch.logsumexp(products[0][:, :, None, :] + sums.at(depth)[:, None], -1))
+            messages.insert(0, log_sum(products[0][:, :, None, :] + sums.at(depth)[:, None], -1))
     return products, messages
 
 
@@ -98,9 +105,9 @@ def others(parts: list[tuple[Children, Tensor]], start: Tensor) -> list[Tensor]:
 
 def soft_marginals(log_w: Tensor, found: LogPasses, emissions: Tensor, ties: Ties) -> tuple[Tensor, Tensor]:
     """Marginals and cavity distributions [B, N, K] under evidence `log_w` [B, N, K], float64."""
-    tables = emissions.double().log()
+    tables = log_mass(emissions.double())
     cavity = torch.stack(
-        [torch.logsumexp(found.outside[i, :, None, :] + tables[int(t)], -1) for i, t in enumerate(ties.table)], 1
+        [log_sum(found.outside[i, :, None, :] + tables[int(t)], -1) for i, t in enumerate(ties.table)], 1
     )
     return torch.softmax(log_w.double() + cavity, -1), torch.softmax(cavity, -1)
 
@@ -110,7 +117,7 @@ def counts(sums: Sums, found: LogPasses) -> tuple[Tensor, Tensor]:
     weights = []
     for depth in range(1, len(sums.levels)):
         beside, below = found.beside[depth - 1], found.products[depth]
-        joint = beside[..., None] + sums.at(depth).double().log()[:, None] + below[:, :, None, :]
+        joint = beside[..., None] + log_mass(sums.at(depth).double())[:, None] + below[:, :, None, :]
         weights.append((joint - found.log_z[:, None, None]).exp().sum(1))
     empty = [sums.weights.new_zeros(0, *sums.weights.shape[1:]).double()]
     latents = torch.cat(found.products) + torch.cat(found.above) - found.log_z[:, None]

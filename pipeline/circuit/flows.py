@@ -40,7 +40,8 @@ class Statistics:
         """Nothing counted yet; in float64 where the circuit has zeros."""
         dtype = circuit.root.dtype if circuit.is_safe else torch.float64
         root, weights, emissions = (
-            torch.zeros_like(b, dtype=dtype) for b in (circuit.root, circuit.weights, circuit.emissions)
+            torch.zeros(b.shape, dtype=dtype, device=b.device)
+            for b in (circuit.root, circuit.weights, circuit.emissions)
         )
         return cls(root, weights, emissions)
 
@@ -79,9 +80,10 @@ def count(circuit: Circuit, tokens: Tensor, counted: Statistics) -> None:
         inputs = hard_inputs(circuit, kept[rows])
         run = _count if circuit.is_safe else _count_exactly
         latents, log_z = run(circuit, inputs, counted, rows.start)
+        latents = latents.to(counted.root.dtype)
         counted.root += latents[0].sum(0)
         places = circuit.inputs().indices(kept[rows]).flatten()
-        counted.emissions.flatten(0, 1).index_add_(0, places, latents[circuit.homes].flatten(0, 1))
+        counted.emissions.flatten(0, 1).index_add_(0, places, latents.index_select(0, circuit.homes).flatten(0, 1))
         counted.images += len(kept[rows])
         counted.log_prob += float(log_z.sum())
 

@@ -136,6 +136,11 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.matmul(a.to(dtype), b.to(dtype)).to(a.dtype)
 
 
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] for a table [*, H]: whole rows, copied several times faster than by general indexing."""
+    return table.index_select(0, index.flatten()).view(*index.shape, table.shape[1])
+
+
 class Inputs:
     """The input layer: categorical emissions [T, K, H], read by tokens through their ties."""
 
@@ -145,11 +150,12 @@ class Inputs:
 
     def rows(self, tokens: Tensor) -> Tensor:
         """p(token | state) [N, B, H] of compact tokens [B, N]."""
-        return self.emissions.flatten(0, 1)[self.indices(tokens)]
+        return _rows(self.emissions.flatten(0, 1), self.indices(tokens))
 
     def some_rows(self, codes: Tensor) -> Tensor:
         """p(code | state) [B, N, S, H] of kept codes [B, N, S]."""
-        return self.emissions[self.ties.table[:, None], codes]
+        first = self.ties.table[:, None] * self.emissions.shape[1]
+        return _rows(self.emissions.flatten(0, 1), codes + first)
 
     def indices(self, tokens: Tensor) -> Tensor:
         """Rows [N, B] of the stacked tables that compact tokens [B, N] read."""

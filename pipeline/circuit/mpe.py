@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.circuit.circuit import Circuit
 from pipeline.circuit.evidence import SparseEvidence, check_evidence
-from pipeline.circuit.queries import read_evidence
+from pipeline.circuit.queries import possible, read_evidence
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def mpe(circuit: Circuit, evidence: Tensor | SparseEvidence) -> Explanation:
 
 
 def _mpe(circuit: Circuit, evidence: Tensor | SparseEvidence, first: int) -> Explanation:
-    read_evidence(circuit, evidence, None, first)  # for its checks
+    reading = read_evidence(circuit, evidence, first=first)  # for its checks
+    if not circuit.is_safe:
+        possible(circuit, reading.inputs, first)
     log_w = (evidence.dense(circuit.codes) if isinstance(evidence, SparseEvidence) else evidence).double()
     levels, log_weights = circuit.sums().levels, circuit.weights.double().log()
     tables = circuit.emissions if circuit.vocabulary.whole else circuit.emissions[:, circuit.compact]

@@ -29,7 +29,8 @@ class Posterior:
     Attributes:
         log_z: log-probability of the evidence, [B] float64.
         marginals: p(z_i = c | w), [B, N, V]; of sparse evidence only at its codes, [B, N, S].
-        messages: the derivative of Z by w_i(c) up to a factor for each token, of the same shape.
+        messages: the derivative of Z by w_i(c) up to a factor for each token, of the same shape; of sparse evidence
+            the factor that makes the sum over all codes 1.
         rest: p(z_i is none of its codes | w) of sparse evidence, [B, N]; else None.
     """
 
@@ -40,8 +41,8 @@ class Posterior:
 
     @property
     def cavity(self) -> Tensor:
-        """p(z_i = c | w of all tokens but i): the messages, normalised over the codes there are."""
-        return self.messages / self.messages.sum(-1, keepdim=True)
+        """p(z_i = c | w of all tokens but i): the messages, normalised over all codes."""
+        return self.messages / self.messages.sum(-1, keepdim=True) if self.rest is None else self.messages
 
     @property
     def log_marginals(self) -> Tensor:
@@ -70,7 +71,7 @@ def log_prob(circuit: Circuit, tokens: Tensor, known: Tensor | None = None) -> T
 
     Returns:
         [B] float64: 0 where nothing is known, -inf where the circuit rules the tokens out. Differentiable in the
-        parameters.
+        parameters; the derivative by a parameter that is 0 is given as 0.
 
     Raises:
         InputError: wrong shape or type, or a token outside the vocabulary.
@@ -87,8 +88,13 @@ def log_prob(circuit: Circuit, tokens: Tensor, known: Tensor | None = None) -> T
 def hard_inputs(circuit: Circuit, kept: Tensor, known: Tensor | None = None) -> Tensor:
     """Log-likelihood [N, B, H] of the states from kept codes [B, N], 0 where not known."""
     rows = circuit.inputs().rows(kept)
-    inputs = rows.log() if circuit.is_safe else rows.double().log()
+    inputs = rows.log() if circuit.is_safe else exact.log_mass(rows.double())
     return inputs if known is None else inputs.masked_fill(~known.t()[..., None], 0.0)
+
+
+def bits_per_token(circuit: Circuit, tokens: Tensor) -> float:
+    """Mean of -log2 p(z) / N over token grids [M, N]; errors are those of `log_prob`."""
+    return float(-log_prob(circuit, tokens).mean()) / (BITS * tokens.shape[1])
 
 
 def conditional_bits(circuit: Circuit, tokens: Tensor, known: Tensor) -> Tensor:
@@ -97,7 +103,7 @@ def conditional_bits(circuit: Circuit, tokens: Tensor, known: Tensor) -> Tensor:
     Arguments and errors are those of `log_prob`.
     """
     hidden = tokens.shape[1] - known.expand_as(tokens).sum(1)
-    return (log_prob(circuit, tokens, known) - log_prob(circuit, tokens)) / (BITS * hidden)
+    return (log_prob(circuit, tokens, known) - log_prob(circuit, tokens)) / (BITS * hidden.double())
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,14 @@ class Reading:
         weights: evidence of each token up to a factor, [B, N, V]; of sparse evidence [B, N, S].
         rest: of sparse evidence, the weight of all other codes up to the same factor, [B, N]; else None.
         inputs: log-likelihood of the states from each token up to the same factor, [N, B, H].
+        states: the same without the log; None if the circuit is not safe.
         log_scale: sum of the logs of the factors, [B] float64.
     """
 
     weights: Tensor
     rest: Tensor | None
     inputs: Tensor
+    states: Tensor | None
     log_scale: Tensor
 
 
@@ -122,29 +130,45 @@ def read_evidence(
 ) -> Reading:
     """Check evidence and bring it to the states; `first` is the number of the first image, for messages."""
     if isinstance(evidence, SparseEvidence):
-        if circuit.is_safe:
+        if stays_sparse(circuit, evidence):
             return _read_sparse(circuit, evidence, first)
         evidence = evidence.dense(circuit.codes)
+    evidence = evidence.to(torch.promote_types(evidence.dtype, circuit.root.dtype))
     largest = evidence.amax(-1)
     check_largest(largest, first)
-    weights = evidence.softmax(-1)
-    log_scale = (largest - weights.amax(-1).log()).sum(1, dtype=torch.float64)
+    if evidence.requires_grad:  # by a constant factor, so that no gradient has to cancel another
+        log_factor = largest.detach()
+        weights = (evidence - log_factor[..., None]).exp()
+    else:  # faster
+        weights = evidence.softmax(-1)
+        log_factor = largest - weights.amax(-1).log()
+    weights, log_scale = weights.to(circuit.root.dtype), log_factor.sum(1, dtype=torch.float64)
     if circuit.is_safe:
-        inputs = circuit.inputs(dtype).to_states(to_kept(circuit, weights)).log()
-        return Reading(weights, None, inputs, log_scale)
-    log_kept = log_to_kept(circuit, evidence.double().log_softmax(-1))
-    return Reading(weights, None, exact.soft_inputs(log_kept, circuit.emissions, circuit.inputs().ties), log_scale)
+        states = circuit.inputs(dtype).to_states(to_kept(circuit, weights))
+        return Reading(weights, None, states.log(), states, log_scale)
+    log_kept = log_to_kept(circuit, evidence.double() - log_factor[..., None])
+    inputs = exact.soft_inputs(log_kept, circuit.emissions, circuit.inputs().ties)
+    return Reading(weights, None, inputs, None, log_scale)
+
+
+def stays_sparse(circuit: Circuit, evidence: SparseEvidence) -> bool:
+    """Whether looking at some codes is as exact as looking at all.
+
+    If a code that is told apart weighed less than the rest, its emission would be taken from 1, and digits lost.
+    """
+    return circuit.is_safe and bool((evidence.log_w >= evidence.log_rest[..., None]).all())
 
 
 def _read_sparse(circuit: Circuit, evidence: SparseEvidence, first: int) -> Reading:
     """Only the emissions of the codes that are told apart are looked at: all emissions of a state sum to 1."""
-    largest = torch.maximum(evidence.log_w.amax(-1), evidence.log_rest)
+    largest = evidence.log_w.amax(-1)
     check_largest(largest, first)
-    weights, rest = (evidence.log_w - largest[..., None]).exp(), (evidence.log_rest - largest).exp()
+    weights = (evidence.log_w - largest[..., None]).to(circuit.root.dtype).exp()
+    rest = (evidence.log_rest - largest).to(circuit.root.dtype).exp()
     above = (weights - rest[..., None]) * circuit.share.to(weights)[evidence.codes]
     rows = circuit.inputs().some_rows(circuit.compact[evidence.codes])
-    states = (above[..., None, :] @ rows)[..., 0, :] + rest[..., None]
-    return Reading(weights, rest, states.transpose(0, 1).log(), largest.sum(1, dtype=torch.float64))
+    states = ((above[..., None, :] @ rows)[..., 0, :] + rest[..., None]).transpose(0, 1)
+    return Reading(weights, rest, states.log(), states, largest.sum(1, dtype=torch.float64))
 
 
 def to_kept(circuit: Circuit, weights: Tensor) -> Tensor:
@@ -162,13 +186,14 @@ def log_to_kept(circuit: Circuit, log_w: Tensor) -> Tensor:
     log_w = log_w.double() + circuit.share.double().log()
     index = circuit.compact.expand_as(log_w)
     shape = (*log_w.shape[:2], len(circuit.vocabulary))
-    largest = log_w.new_full(shape, float("-inf")).scatter_reduce(-1, index, log_w, "amax")
+    largest = log_w.new_full(shape, float("-inf")).scatter_reduce(-1, index, log_w.detach(), "amax")
     finite = largest.nan_to_num(neginf=0.0)
-    return finite + torch.zeros_like(finite).scatter_add(-1, index, (log_w - finite.gather(-1, index)).exp()).log()
+    sums = torch.zeros_like(finite).scatter_add(-1, index, (log_w - finite.gather(-1, index)).exp())
+    return finite + exact.log_mass(sums)
 
 
 def log_evidence(circuit: Circuit, evidence: Tensor | SparseEvidence, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Natural log of Z(w) = sum_z p(z) prod_i w_i(z_i); differentiable in evidence and parameters.
+    """Natural log of Z(w) = sum_z p(z) prod_i w_i(z_i); differentiable in evidence and parameters (0 where one is 0).
 
     Args:
         circuit: over N tokens and V codes.
@@ -219,7 +244,9 @@ def posterior(circuit: Circuit, evidence: Tensor | SparseEvidence, *, dtype: tor
     Arguments and errors are those of `log_evidence`.
     """
     check_evidence(evidence, circuit.tokens, circuit.codes)
-    width = 4 * circuit.codes if isinstance(evidence, Tensor) else evidence.codes.shape[-1] * circuit.states
+    width = 4 * circuit.codes
+    if isinstance(evidence, SparseEvidence) and stays_sparse(circuit, evidence):
+        width = evidence.codes.shape[-1] * circuit.states
     turns = circuit.turns(len(evidence), circuit.tokens * (width + 6 * circuit.states))
     parts = [_posterior(circuit, evidence[rows], dtype, rows.start) for rows in turns]
     if len(parts) == 1:
@@ -235,25 +262,33 @@ def posterior(circuit: Circuit, evidence: Tensor | SparseEvidence, *, dtype: tor
 
 def _posterior(circuit: Circuit, evidence: Tensor | SparseEvidence, dtype: torch.dtype | None, first: int) -> Posterior:
     reading = read_evidence(circuit, evidence, dtype, first)
-    if not circuit.is_safe:
+    if reading.states is None:
         return _exact_posterior(circuit, evidence, reading, first)
     sums = circuit.sums(dtype)
     up = upward(sums, reading.inputs)
     latents = torch.cat(downward(sums, up)[0])
-    outside, log_z = latents[circuit.homes] / reading.inputs.exp(), up.log_z + reading.log_scale
-    if isinstance(evidence, SparseEvidence):
+    outside, log_z = latents.index_select(0, circuit.homes).div_(reading.states), up.log_z + reading.log_scale
+    if isinstance(evidence, SparseEvidence) and reading.rest is not None:
         rows = circuit.inputs().some_rows(circuit.compact[evidence.codes])
         messages = (rows @ outside.transpose(0, 1)[..., None])[..., 0] * circuit.share.to(rows)[evidence.codes]
-        assert reading.rest is not None
-        rest = reading.rest * (outside.sum(-1).t() - messages.sum(-1)).clamp_min(0.0)
-        return Posterior(log_z, reading.weights * messages, messages, rest)
+        total = outside.sum(-1).t()  # of the messages of all codes
+        rest = reading.rest * (total - messages.sum(-1)).clamp_min(0.0)
+        return Posterior(log_z, reading.weights * messages, messages / total[..., None], rest)
     messages = circuit.inputs(dtype).to_codes(outside)
     if not circuit.vocabulary.whole:
         messages = messages[..., circuit.compact] * circuit.share.to(messages)
     marginals = reading.weights.mul_(messages)
     if dtype is not None:
         marginals /= marginals.sum(-1, keepdim=True)  # exact products sum to 1 by themselves
-    return Posterior(log_z, marginals, messages)
+    return _at_codes(Posterior(log_z, marginals, messages), evidence)
+
+
+def _at_codes(found: Posterior, evidence: Tensor | SparseEvidence) -> Posterior:
+    """What sparse evidence asks of a posterior over all codes; for dense evidence all of it."""
+    if isinstance(evidence, Tensor):
+        return found
+    marginals, cavity = (x.gather(-1, evidence.codes) for x in (found.marginals, found.cavity))
+    return Posterior(found.log_z, marginals, cavity, found.marginals.scatter(-1, evidence.codes, 0.0).sum(-1))
 
 
 def _exact_posterior(circuit: Circuit, evidence: Tensor | SparseEvidence, reading: Reading, first: int) -> Posterior:
@@ -261,8 +296,4 @@ def _exact_posterior(circuit: Circuit, evidence: Tensor | SparseEvidence, readin
     found, ties = possible(circuit, reading.inputs, first), circuit.inputs().ties
     emissions = circuit.emissions[:, circuit.compact].double() * circuit.share.double()[:, None]
     marginals, cavity = (x.to(circuit.root.dtype) for x in exact.soft_marginals(log_w, found, emissions, ties))
-    log_z = found.log_z + reading.log_scale
-    if not isinstance(evidence, SparseEvidence):
-        return Posterior(log_z, marginals, cavity)
-    rest = marginals.scatter(-1, evidence.codes, 0.0).sum(-1)
-    return Posterior(log_z, marginals.gather(-1, evidence.codes), cavity.gather(-1, evidence.codes), rest)
+    return _at_codes(Posterior(found.log_z + reading.log_scale, marginals, cavity), evidence)

@@ -12,6 +12,7 @@ from pipeline.circuit.circuit import Circuit
 from pipeline.circuit.evidence import SparseEvidence, check_evidence
 from pipeline.circuit.passes import upward
 from pipeline.circuit.queries import possible, read_evidence
+from pipeline.errors import InputError
 
 
 class UniformSource(Protocol):
@@ -38,11 +39,13 @@ def sample_posterior(
         [B, draws, N] int64.
 
     Raises:
-        InputError: as in `queries.log_evidence`.
+        InputError: as in `queries.log_evidence`; or another number of streams than images.
     """
     check_evidence(evidence, circuit.tokens, circuit.codes)
     latents = len(circuit.graph.latents)
     uniform = noise.uniform((draws, latents + circuit.tokens)).to(circuit.root.device)
+    if len(uniform) != len(evidence):
+        raise InputError(f"expected one stream of noise for each of {len(evidence)} images, got {len(uniform)}.")
     width = circuit.tokens * ((3 + draws) * circuit.codes + (6 + draws) * circuit.states)
     out = []
     for rows in circuit.turns(len(evidence), width):

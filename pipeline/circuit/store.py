@@ -30,7 +30,7 @@ def save_circuit(folder: Path, circuit: Circuit, description: Mapping[str, Any])
 
 
 def load_circuit(folder: Path) -> tuple[Circuit, dict[str, Any]]:
-    """Read what `save_circuit` wrote, bit for bit, on the CPU; and its description.
+    """Read what `save_circuit` wrote, float32 numbers bit for bit, on the CPU; and its description.
 
     Raises:
         CheckpointError: files are missing or damaged, describe something else, or do not fit together.

@@ -220,18 +220,25 @@ def _name_points(figure: Figure, axes: Axes, points: Sequence[Point], front: Seq
         taken.append(text.get_window_extent())
 
 
-def curve_plot(curves: Mapping[str, tuple[Array, Array]], *, name: str) -> str:
-    """Draw one quantity over training steps, one line per split, named at its end; returns inline SVG.
+def curve_plot(curves: Mapping[str, tuple[Array, Array]], *, name: str, over: str = "steps", unit: str = "") -> str:
+    """Draw one quantity as training goes on, one line per curve, named at its end; returns inline SVG.
+
+    A curve that ends before the others goes on dotted at its last value.
 
     Args:
-        curves: for each split (`train`, `val`, ...) steps and values, each [points].
+        curves: for each name (`train`, `val`, ...) steps or seconds, and values, each [points].
         name: of the quantity, for readers of the page who cannot see it.
+        over: what the horizontal axis counts, for the same readers.
+        unit: written after the numbers of that axis, which then starts at 0.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(3.4, 1.9)
+        last = max(steps[-1] for steps, _ in curves.values())
         for index, (steps, values) in enumerate(curves.values()):
-            line = (binned(steps, POINTS), binned(values, POINTS))
-            axes.plot(*line, color=LINES[index % len(LINES)], linewidth=1.4, solid_joinstyle="round")
+            color, line = LINES[index % len(LINES)], (binned(steps, POINTS), binned(values, POINTS))
+            axes.plot(*line, color=color, linewidth=1.4, solid_joinstyle="round")
+            if line[0][-1] < 0.98 * last:
+                axes.plot([line[0][-1], last], [line[1][-1]] * 2, ":", color=color, linewidth=1)
         every = np.concatenate([values for _, values in curves.values()])
         if every.min() > 0 and every.max() > 30 * every.min():
             axes.set_yscale("log")
@@ -240,16 +247,17 @@ def curve_plot(curves: Mapping[str, tuple[Array, Array]], *, name: str) -> str:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             axes.tick_params(axis="y", which="minor", length=0)
         axes.margins(x=0)
+        axes.set_xlim(left=min(axes.get_xlim()[0], 0.0) if unit else None)
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}{unit}"))
         figure.draw_without_rendering()
         ends = np.array([axes.transData.transform((0, binned(values, POINTS)[-1]))[1] for _, values in curves.values()])
         for index, (split, height) in enumerate(zip(curves, spread(ends, 11.0), strict=True)):
             at = (1.0, (height - axes.bbox.y0) / axes.bbox.height)
             text = axes.annotate(split, at, (5, -3), xycoords="axes fraction", textcoords="offset points")
             text.set_color(LINES[index % len(LINES)])
-        return _svg(figure, f"{name} over training steps")
+        return _svg(figure, f"{name} over {over} of training")
 
 
 def binned(values: Array, bins: int) -> Array:

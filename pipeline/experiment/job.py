@@ -14,15 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pipeline.experiment import provenance, runtime
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.progress import Bar, progress
 from pipeline.experiment.record import Curve, write_bytes, write_json
-from pipeline.training.batches import loader
+from pipeline.training.batches import Batches, loader
 from pipeline.training.fit import SeededModule, fit
 from pipeline.training.settings import TrainerParams
 
@@ -99,13 +99,30 @@ class Job(AbstractContextManager["Job"]):
         if kind is not None:
             self._mirror.abandon()
 
-    def fit(self, module: SeededModule, images: NDArray[np.uint8], params: TrainerParams, seed: int) -> None:
-        """Train `module` on images uint8 [N, S, S, 3] to the end, going on where it was; 0 steps: not at all."""
+    def fit(self, module: SeededModule, examples: Batches, params: TrainerParams, seed: int, part: str = "") -> None:
+        """Train `module` on `examples` to the end, going on where it was; 0 steps: not at all."""
         if params.steps:
             batches = loader(
-                images, batch=params.batch, steps=params.checkpoint_every, seed=seed, workers=params.workers
+                examples, batch=params.batch, steps=params.checkpoint_every, seed=seed, workers=params.workers
             )
-            fit(module, batches, params=params, folder=self.folder, device=self.device, log=self.log, tick=self.tick)
+            self.run(module, batches, params, part)
+
+    def run(
+        self, module: SeededModule, batches: DataLoader[Tensor], params: TrainerParams, part: str = "", before: int = 0
+    ) -> None:
+        """Train `module` on `batches` to the end, going on where it was.
+
+        `part` names one of several trainings, and `before` are the steps of those before it.
+        """
+        fit(
+            module,
+            batches,
+            params=params,
+            folder=self.folder / part,
+            device=self.device,
+            log=lambda step, metrics: self.log(before + step, metrics),
+            tick=lambda step: self.tick(before + step),
+        )
 
     def tick(self, step: int) -> None:
         """Step number `step` is done."""

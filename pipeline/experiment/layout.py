@@ -68,6 +68,14 @@ class Layout:
         """Token grids of a dataset."""
         return self.runs / "tokens" / dataset
 
+    def circuit(self, dataset: str) -> Path:
+        """The circuit of a dataset."""
+        return self.runs / "circuit" / dataset
+
+    def transformer(self, dataset: str) -> Path:
+        """The reference transformer of a dataset."""
+        return self.runs / "transformer" / dataset
+
     def ddpm(self, dataset: str) -> Path:
         """The diffusion model of a dataset."""
         return self.runs / "ddpm" / dataset

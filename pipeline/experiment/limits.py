@@ -24,6 +24,8 @@ def faults(params: Params) -> Iterator[str]:
     yield from _least("trunk", params.trunk, 1, "images_per_domain", "steps")
     yield from _trainer("ddpm.trainer", params.ddpm.trainer)
     yield from _trainer("vqgan.trainer", params.vqgan.trainer)
+    yield from _trainer("circuit.teacher.trainer", params.circuit.teacher.trainer)
+    yield from _trainer("transformer.trainer", params.transformer.trainer)
     yield from _vqgan(params.vqgan.network, params.image_size)
     yield from _unet(params.ddpm.unet, params.image_size)
     yield from _lengths(params)

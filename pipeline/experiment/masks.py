@@ -46,9 +46,9 @@ def write_masks(params: Params, layout: Layout) -> None:
     write_json(layout.masks / "masks.json", {"schema": 1, "image_size": params.image_size, "masks": index})
 
 
-def mask_of(params: Params, name: str, root: Path) -> NDArray[np.bool_]:
-    """The masks `name` of the first `sweep.images` images, bool [I, H, W]: files of mask_files, or drawn."""
-    side, count = params.image_size, params.sweep.images
+def mask_of(params: Params, name: str, root: Path, images: int | None = None) -> NDArray[np.bool_]:
+    """The masks `name` of the first `images` images (`sweep.images`), bool [I, H, W]: files of mask_files, or drawn."""
+    side, count = params.image_size, params.sweep.images if images is None else images
     if name in params.mask_files:
         draw = drawing.mask_folder(root / Path(params.mask_files[name]).expanduser())
     else:

@@ -20,7 +20,8 @@ from pipeline.diffusion.unet import UNetParams
 from pipeline.errors import ConfigError
 from pipeline.experiment.limits import faults, suggest
 from pipeline.methods import METHODS
-from pipeline.training.settings import TrainerParams, TrunkParams
+from pipeline.training.settings import CircuitParams, EMParams, TrainerParams, TrunkParams
+from pipeline.training.token_network import TransformerParams
 
 Positive = Annotated[int, Field(gt=0)]
 Names = Annotated[list[str], Field(min_length=1)]
@@ -72,6 +73,28 @@ class VQGANBlock(Block):
     trainer: TrainerParams
 
 
+class MaskedBlock(Block):
+    """The masked transformer that teaches a circuit, if `circuit.model.teacher` asks for it."""
+
+    network: TransformerParams
+    trainer: TrainerParams
+
+
+class CircuitBlock(Block):
+    """The circuit of each dataset."""
+
+    model: CircuitParams
+    em: EMParams
+    teacher: MaskedBlock
+
+
+class TransformerBlock(Block):
+    """The autoregressive transformer that circuits are compared with; none if `trainer.steps` is 0."""
+
+    network: TransformerParams
+    trainer: TrainerParams
+
+
 class LPIPSBlock(Block):
     """Where LPIPS finds its ImageNet-trained trunk.
 
@@ -112,6 +135,8 @@ class Params(Block):
     trunk: TrunkParams
     lpips: LPIPSBlock
     vqgan: VQGANBlock
+    circuit: CircuitBlock
+    transformer: TransformerBlock
     ddpm: DDPMBlock
     mask_files: dict[str, str]
     methods: dict[str, dict[str, Any]]

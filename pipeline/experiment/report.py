@@ -1,7 +1,7 @@
 """The report of one profile: a single offline page, and the numbers behind it as CSV and JSON.
 
-`report_inputs` reads and checks what the stages left, `tables` computes, `figures` draws, `report_contents` and
-`report_pictures` put together what is said and shown; here it is written down.
+`report_inputs` reads and checks what the stages left, `tables` computes, `figures` draws, `report_contents`,
+`report_circuit` and `report_pictures` put together what is said and shown; here it is written down.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import numpy as np
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
+from pipeline.errors import ConfigError
 from pipeline.experiment.record import write_bytes
+from pipeline.experiment.report_circuit import BITS, Prior, headline, hidden_share, numbers, priors, shows_nothing
 from pipeline.experiment.report_contents import (
     Cost,
     Results,
@@ -59,6 +61,7 @@ def write_report(*, profile: str, runs: Path, out: Path, params: Mapping[str, An
     findings = read_findings(runs / profile, params["sweep"])
     results = arrange(findings, params["report"])
     costs = [cost(findings, method) for method in findings.methods]
+    circuits = priors(findings)
     page = _render(
         profile=profile,
         findings=findings,
@@ -67,14 +70,15 @@ def write_report(*, profile: str, runs: Path, out: Path, params: Mapping[str, An
         verdict=verdict(results, costs),
         plots=cost_plots(results, costs),
         grids=grids(findings, truth, params["report"]["images"]),
-        models=[model(name, trainings) for name, trainings in findings.trainings.items()],
+        models=[model(name, trainings) for name, trainings in findings.trainings.items() if name in MODELS],
+        priors=circuits,
         provenance=provenance(findings),
         times=times(findings),
         params=_yaml(params),
         resamples=params["report"]["bootstrap"],
         size=params["image_size"],
     )
-    files = _numbers(findings, results, costs)
+    files = _numbers(findings, results, costs, circuits)
     for stale in set((out / "plots" / "curves").glob("*.csv")) - {out / name for name in files}:
         stale.unlink()
     for name, text in (files | {"index.html": page}).items():
@@ -92,12 +96,15 @@ def _render(**contents: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {
+        "BITS": BITS,
         "METRICS": METRICS,
         "MODELS": MODELS,
         "average_ranks": average_ranks,
         "finite": np.isfinite,
         "flat": flat,
+        "hidden_share": hidden_share,
         "places": places,
+        "shows_nothing": shows_nothing,
         "standing": standing,
         "wins": count_wins,
     }
@@ -105,7 +112,9 @@ def _render(**contents: Any) -> str:
     return environment.get_template("report.html.j2").render(contents)
 
 
-def _numbers(findings: Findings, results: Results, costs: Sequence[Cost]) -> dict[str, str]:
+def _numbers(
+    findings: Findings, results: Results, costs: Sequence[Cost], circuits: Mapping[str, Prior]
+) -> dict[str, str]:
     """Everything written beside the page, by path relative to the report's folder."""
     columns = (*KEYS, *findings.metrics)
     scores = ([row[name] for name in columns] for rows in findings.scores.values() for row in rows)
@@ -116,11 +125,14 @@ def _numbers(findings: Findings, results: Results, costs: Sequence[Cost]) -> dic
         [entry.method, results.main.name, overall[index], entry.seconds, *entry.evaluations.values()]
         for index, entry in enumerate(costs)
     )
+    table: dict[str, Any] = {"lpips": findings.lpips, "reference": results.methods[results.reference], "rows": lines}
+    if circuits:
+        table["circuit"] = {dataset: numbers(prior) for dataset, prior in circuits.items()}
     files = {
         "scores.csv": _csv(columns, scores),
         "table.csv": _csv(tuple(lines[0]), (line.values() for line in lines)),
-        "table.json": _json({"lpips": findings.lpips, "reference": results.methods[results.reference], "rows": lines}),
-        "metrics.json": _json(_metrics_tree(results)),
+        "table.json": _json(table),
+        "metrics.json": _json(_metrics_tree(results, circuits)),
         "plots/pareto.csv": _csv(("method", "metric", "mean", *passes), pareto),
     }
     for name, trainings in findings.trainings.items():
@@ -143,12 +155,20 @@ def _table_lines(results: Results) -> list[dict[str, Any]]:
     return lines
 
 
-def _metrics_tree(results: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """Means of the main metric as {dataset: {mask: {method: mean}}}, averages among them."""
-    tree: dict[str, dict[str, dict[str, float]]] = {}
+def _metrics_tree(results: Results, circuits: Mapping[str, Prior]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Means of the main metric as {dataset: {mask: {method: mean}}}, averages among them; bits as {dataset: circuit}.
+
+    Raises:
+        ConfigError: a mask is called as the block of the bits is.
+    """
+    if circuits and "circuit" in results.masks:
+        raise ConfigError("sweep.masks: a mask cannot be called circuit, because metrics.json does; rename the mask.")
+    tree: dict[str, dict[str, dict[str, Any]]] = {}
     for row in results.rows[results.main.name]:
         means = {method: round(float(row.mean[index]), 6) for index, method in enumerate(results.methods)}
         tree.setdefault(row.dataset, {})[row.mask] = means
+    for dataset, prior in circuits.items():
+        tree[dataset]["circuit"] = headline(prior)
     return tree
 
 
@@ -156,10 +176,11 @@ def _curve_csv(training: Training) -> str:
     """One line per step, one column per metric, blank where a metric was not measured at that step."""
     lines: dict[float, dict[str, float]] = {}
     for name, (steps, values) in training.curve.items():
-        for step, value in zip(steps, values, strict=True):
-            lines.setdefault(step, {})[name] = value
-    rows = ([int(step), *(lines[step].get(name, "") for name in training.curve)] for step in sorted(lines))
-    return _csv(("step", *training.curve), rows)
+        for step, seconds, value in zip(steps, training.seconds[name], values, strict=True):
+            lines.setdefault(step, {"seconds": seconds})[name] = value
+    columns = ("seconds", *training.curve)
+    rows = ([int(step), *(lines[step].get(name, "") for name in columns)] for step in sorted(lines))
+    return _csv(("step", *columns), rows)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

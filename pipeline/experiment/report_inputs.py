@@ -25,16 +25,21 @@ Record = dict[str, Any]
 MODELS = {
     "vqgan": "VQ-GAN",
     "ddpm": "Diffusion model",
-}  # folder and title, in the order of the DAG
+}  # folder and title of the networks that show images, in the order of the DAG
+PRIORS = ("circuit", "transformer")  # folders of the models of tokens
 LPIPS = ("lpips", "lpips_domain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One trained model: its record, its curve as (steps, values) per metric, and its picture files."""
+    """One trained model as its stage left it in `folder`."""
 
+    folder: Path
     record: Record
     curve: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    """(steps, values) per metric."""
+    seconds: dict[str, NDArray[np.float64]]
+    """Seconds of training at the points of `curve`, per metric."""
     pictures: tuple[Path, ...]
 
 
@@ -55,7 +60,7 @@ class Findings:
     cells: dict[tuple[str, str, str], Record]
     """Cell records by (dataset, mask, method)."""
     trainings: dict[str, dict[str, Training]]
-    """By model folder, then dataset; empty for a profile that trains nothing."""
+    """By model folder, then dataset; without the kinds of model that no dataset has, or only as an empty folder."""
     stages: dict[str, Record]
     """Other JSON records by path relative to `root`: manifests, tokens, the trunk, LPIPS."""
     hashes: dict[str, str]
@@ -100,7 +105,11 @@ def read_findings(root: Path, sweep: Mapping[str, Sequence[str]]) -> Findings:
         metrics=tuple(name for name in METRICS if name in columns[first]),
         lpips=lpips,
         cells=cells,
-        trainings={model: _trainings(root / model, datasets) for model in MODELS if (root / model).is_dir()},
+        trainings={
+            model: _trainings(root / model, datasets)
+            for model in (*MODELS, *PRIORS)
+            if any(path for dataset in datasets for path in (root / model / dataset).glob("*"))
+        },
         stages=stages,
         hashes={name: file_digest(root / name) for name in stages},
     )
@@ -186,19 +195,31 @@ def _training(folder: Path, stage: str) -> Training:
     path = folder / "curve.jsonl"
     if not path.is_file():
         raise InputError(f"{path} is missing beside its record; run the {stage} stage again.")
-    points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    names = sorted({name for point in points for name in point["metrics"]})
-    curve = {}
-    for name in names:
-        pairs = [(point["step"], point["metrics"][name]) for point in points if name in point["metrics"]]
-        steps, values = np.array(pairs, np.float64).T
-        curve[name] = (steps, values)
+    curve, seconds = _curve(path, stage)
     pictures = tuple(folder / name for name in record["artifacts"] if Path(name).suffix in {".png", ".webp", ".jpg"})
     if missing := [str(picture) for picture in pictures if not picture.is_file()]:
         raise InputError(
             f"{', '.join(missing)} is named in the training record but missing; run the {stage} stage again."
         )
-    return Training(record=record, curve=curve, pictures=pictures)
+    return Training(folder=folder, record=record, curve=curve, seconds=seconds, pictures=pictures)
+
+
+def _curve(
+    path: Path, stage: str
+) -> tuple[dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]], dict[str, NDArray[np.float64]]]:
+    """Read a curve as `Training.curve` and `Training.seconds`."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    try:
+        for point in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            for name, value in point["metrics"].items():
+                found.setdefault(name, []).append((float(point["step"]), float(value), float(point["seconds"])))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected lines with step, seconds and metrics, but {type(error).__name__}: {error}; "
+            f"run the {stage} stage again."
+        ) from error
+    points = {name: np.array(found[name], np.float64).T for name in sorted(found)}
+    return {name: (rows[0], rows[1]) for name, rows in points.items()}, {name: rows[2] for name, rows in points.items()}
 
 
 def _stage_records(root: Path, datasets: Sequence[str]) -> dict[str, Record]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.errors import InputError
 from pipeline.experiment.figures import Strip, curve_plot, encode, strips
 from pipeline.experiment.report_inputs import Findings, Training
 from pipeline.experiment.tables import Array
@@ -84,8 +85,7 @@ def model(name: str, trainings: Mapping[str, Training]) -> Model:
         name=name,
         plots={dataset: _curves(training, f"{name} of {dataset}") for dataset, training in trainings.items()},
         pictures={
-            dataset: [(path.stem, _sheet(path)) for path in training.pictures]
-            for dataset, training in trainings.items()
+            dataset: [(path.stem, sheet(path)) for path in training.pictures] for dataset, training in trainings.items()
         },
         metrics={dataset: training.record["metrics"] for dataset, training in trainings.items()},
     )
@@ -105,7 +105,14 @@ def _curves(training: Training, of: str) -> list[tuple[str, str]]:
     return [(quantity, curve_plot(quantities[quantity], name=f"{of}: {quantity}")) for quantity in ordered]
 
 
-def _sheet(path: Path) -> str:
-    """Read a contact sheet as a data URI, exactly unless it is large."""
-    with Image.open(path) as image:
-        return encode(np.asarray(image.convert("RGB")), exact=image.width * image.height <= EXACT_SHEET)
+def sheet(path: Path) -> str:
+    """Read a contact sheet as a data URI, exactly unless it is large.
+
+    Raises:
+        InputError: the file is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return encode(np.asarray(image.convert("RGB")), exact=image.width * image.height <= EXACT_SHEET)
+    except OSError as error:
+        raise InputError(f"{path}: expected a picture, but {error}; run the stage that writes it again.") from error

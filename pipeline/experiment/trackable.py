@@ -105,14 +105,20 @@ def train_entry(record: Mapping[str, Any], folder: Path | None) -> Entry:
         record: a training record; while the training runs, `metrics`, `artifacts` and `measured` may be missing.
         folder: where `curve.jsonl` and the pictures lie; None while the training runs.
 
+    Returns:
+        The entry; what the training chose for itself, as `chosen` in model.json says, are tags `chosen.<name>`.
+
     Raises:
         KeyError: the record lacks a key.
-        InputError: a picture the record names is missing.
+        InputError: a picture the record names is missing, or model.json is damaged.
     """
     pictures = tuple(folder / name for name in record.get("artifacts", ())) if folder else ()
     for picture in pictures:
         if not picture.is_file():
             raise InputError(f"{picture} is named by the record beside it but is not there; run `dvc repro` again.")
+    common = _common(record)
+    if folder:
+        common["tags"] |= _chosen(folder / "model.json")
     return Entry(
         name=f"{record['stage']} {record['dataset']}",
         params=_params(record, {"dataset": record["dataset"], "stage": record["stage"]}),
@@ -120,7 +126,7 @@ def train_entry(record: Mapping[str, Any], folder: Path | None) -> Entry:
         curve=tuple(_curve(folder / "curve.jsonl")) if folder else (),
         pictures=pictures,
         seconds=record.get("measured", {}).get("seconds"),
-        **_common(record),
+        **common,
     )
 
 
@@ -228,6 +234,14 @@ def _means(folder: Path) -> dict[str, dict[str, float]]:
                 scored = {name: float(value) for name, value in cell["metrics"].items() if value is not None}
                 means[cell["fingerprint"]] = scored
     return means
+
+
+def _chosen(path: Path) -> dict[str, str]:
+    """Read what a training chose for itself from the description of its model, if it chose anything."""
+    if not path.is_file():
+        return {}
+    with _reading(path):
+        return flat(dict(read_json(path).get("chosen", {})), "chosen.")
 
 
 def _curve(path: Path) -> Iterator[Point]:

@@ -17,6 +17,7 @@ from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import DDPMBlock, Params
 from pipeline.experiment.pictures import write_sheet
 from pipeline.noise import Noise, stream_seed
+from pipeline.training.batches import ImageBatches
 from pipeline.training.ddpm import DiffusionTraining
 from pipeline.weights import load_weights, read_description, save_weights
 
@@ -53,7 +54,7 @@ def train_ddpm(params: Params, layout: Layout, dataset: str) -> None:
     )
     with Job(task, layout, out, steps=block.trainer.steps) as job:
         images = read_split(layout.data(dataset), "train", layout.cache).images
-        job.fit(training, images, block.trainer, seed)
+        job.fit(training, ImageBatches(images), block.trainer, seed)
         network.to(job.device).eval()
         metrics = validate(training, layout, dataset, job.device)
         draw(network, params, out / "samples.png", job.device)

@@ -21,6 +21,7 @@ from pipeline.experiment.params import Params, VQGANBlock
 from pipeline.experiment.pictures import write_sheet
 from pipeline.experiment.provenance import file_digest
 from pipeline.noise import stream_seed
+from pipeline.training.batches import ImageBatches
 from pipeline.training.vqgan import Perception, VQGANTraining
 from pipeline.weights import load_weights, read_description, save_weights
 
@@ -61,7 +62,7 @@ def train_vqgan(params: Params, layout: Layout, dataset: str) -> None:
             seed=seed,
         )
         images = read_split(layout.data(dataset), "train", layout.cache).images
-        job.fit(training, images, block.trainer, seed)
+        job.fit(training, ImageBatches(images), block.trainer, seed)
         codec = Codec(vqgan.to(job.device).eval())
         test = read_split(layout.data(dataset), "test", layout.cache).images
         metrics = judge(codec, test, lambda x, y: perceptual_distance(trunk, x, y), job.device)

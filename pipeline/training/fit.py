@@ -33,34 +33,31 @@ class Resume(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write beside the old checkpoint, then take its place."""
-        fresh = self.path.with_name(self.path.name + f".tmp{os.getpid()}")
-        trainer.save_checkpoint(fresh)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+        with replacing(self.path) as fresh:
+            trainer.save_checkpoint(fresh)
 
 
 class Report(pl.Callback):
-    """Averages what the module left in `callback_metrics` and passes it on every `every` steps and at the last.
+    """Averages what the module left in `metrics` and passes it on every `every` steps and at the last.
 
-    It ticks at every step.
+    A metric that only some steps have is averaged over those. It ticks at every step.
     """
 
     def __init__(self, every: int, last: int, log: Log, tick: Callable[[int], None]) -> None:
         self.every, self.last, self.tell, self.tick = every, last, log, tick
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add up this step's metrics, and report if it is time."""
         step = pl_module.step_number()
         for name, value in pl_module.metrics.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
-        self.count += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.tick(step)
         if step % self.every == 0 or step == self.last:
-            self.tell(step, {name: float(total / self.count) for name, total in self.sums.items()})
-            self.sums, self.count = {}, 0
+            self.tell(step, {name: float(total / self.counts[name]) for name, total in self.sums.items()})
+            self.sums, self.counts = {}, {}
 
 
 class SeededModule(pl.LightningModule):
@@ -138,6 +135,22 @@ def fit(
         )
         trainer.fit(module, batches, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     module.load_state_dict(read_checkpoint(last)["state_dict"])  # the averages, also if there was nothing left to train
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write that then takes the place of `path`, whole or not at all."""
+    fresh = path.with_name(path.name + f".tmp{os.getpid()}")
+    yield fresh
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def write_checkpoint(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values and tensors, which `read_checkpoint` reads."""
+    with replacing(path) as fresh:
+        torch.save(values, fresh)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.experiment.figures import hidden_path, spread
+from pipeline.experiment.figures import curve_plot, hidden_path, spread
 from pipeline.experiment.report import write_report
 from pipeline.experiment.report_contents import Cost, Results, duration, verdict
 from pipeline.experiment.report_inputs import read_findings
 from pipeline.experiment.report_pictures import grids
 from pipeline.experiment.tables import METRICS, summarise
+from pipeline.experiment.trackable import entries
 
 Pixels = NDArray[np.uint8]
 
@@ -71,6 +72,7 @@ class World:
         images: int = 6,
         column: str = "lpips_domain",
         key: str = "test-{:04d}",
+        priors: tuple[str, ...] = (),
     ) -> None:
         self.runs, self.out = root / "runs", root / "reports" / "made-up"
         self.root, self.size, self.methods, self.column = self.runs / "made-up", size, methods, column
@@ -87,6 +89,8 @@ class World:
             self.dataset(dataset)
             for model in ("vqgan", "ddpm"):
                 self.training(model, dataset)
+            for model in priors:
+                self.prior(model, dataset)
         self.save("trunk/trunk.json", {"schema": 1, "accuracies": {"faces/glasses": 0.97, "rooms/window": 0.94}})
         self.save("lpips/lpips.json", {"column": column})
 
@@ -122,6 +126,50 @@ class World:
         measured = MEASURED | {"seconds": 210.0}
         self.save(f"{model}/{dataset}/record.json", record | {"artifacts": [picture], "measured": measured})
 
+    def prior(self, model: str, dataset: str) -> None:
+        """A circuit of 40 s, or a transformer of 100 s that is worse at first and better in the end."""
+        seconds, start, end = (40.0, 4.0, 3.1) if model == "circuit" else (100.0, 7.9, 2.9)
+        end += 0.2 * list(self.images).index(dataset)
+        rows = [
+            {
+                "step": step,
+                "seconds": 5 + (0.95 * seconds - 5) * step / 12,
+                "metrics": {"train/kept_bits_per_token": bits - 0.1},
+            }
+            | ({} if step % 2 else {"metrics": {"val/bits_per_token": bits}})
+            for step, bits in enumerate(end + (start - end) * np.exp(-np.arange(13) / 3), 0)
+        ]
+        folder = self.root / model / dataset
+        folder.mkdir(parents=True)
+        (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        bits = {"train/bits_per_token": end - 0.2, "val/bits_per_token": end, "test/bits_per_token": end + 0.05}
+        metrics = bits | {"parameters": 123456.0, "train/gflop": 78.9}
+        record = {"schema": 1, "kind": "train", "stage": f"train_{model}", "dataset": dataset, "profile": "made-up"}
+        record |= {"fingerprint": hashlib.sha256(f"{model} {dataset}".encode()).hexdigest(), "artifacts": []}
+        record |= {"params": {model: {"states": 64}}, "inputs": {"tokens": "cd" * 32, "data": "ab" * 32}}
+        if model == "circuit":
+            metrics |= {"states": 64.0, "codes": 231.0, "test/unigram_bits": 6.8, "test/quadtree_random_bits": 4.1}
+            for index, mask in enumerate(MASKS):
+                metrics[f"test/hidden/{mask}"] = 1.0 if mask.endswith("strip") else 0.5 + 0.05 * index
+                metrics[f"test/conditional_bits/{mask}"] = bits["test/bits_per_token"] - 0.3 + 0.05 * index
+                metrics[f"test/unigram_conditional_bits/{mask}"] = 6.7 + 0.02 * index
+            tried = [(1.0, "hclt", "untied", 0.3), (1.5, "hclt", "shared", 0.3), (1.2, "quadtree", "untied", 0.0)]
+            candidates = [
+                {"structure": structure, "tie": tie, "spread": spread, "val_bits": val + end, "seconds": 1.5 * number}
+                for number, (val, structure, tie, spread) in enumerate(sorted(tried, key=lambda one: one[1:]), 1)
+            ]
+            chosen = {"structure": "hclt", "tie": "untied", "spread": 0.3}
+            vocabulary = {"kept": list(range(231)), "compact": [0] * 256, "log_share": [0.0] * 256}
+            description = {"kind": "circuit", "chosen": chosen, "vocabulary": vocabulary}
+            self.save(f"circuit/{dataset}/model.json", description)
+            self.save(f"circuit/{dataset}/candidates.json", {"chosen": chosen, "candidates": candidates})
+            for name in ("samples.png", "completions.png"):
+                Image.fromarray(np.concatenate(self.images[dataset][:4], 1)).save(folder / name)
+                record["artifacts"].append(name)
+        self.save(
+            f"{model}/{dataset}/record.json", record | {"metrics": metrics, "measured": MEASURED | {"seconds": seconds}}
+        )
+
     def dataset(self, dataset: str) -> None:
         splits = {"train": {"count": 1200}, "val": {"count": 60}, "test": {"count": len(self.keys)}}
         self.save(
@@ -139,7 +187,7 @@ class World:
                 record = self.cell(dataset, mask, method, seconds)
                 records.append(record)
                 rows += self.scores(dataset, mask, method, typical)
-                scored.append({"mask": mask, "method": method, "fingerprint": record["fingerprint"]})
+                scored.append({"mask": mask, "method": method, "fingerprint": record["fingerprint"], "metrics": {}})
             self.save(f"inpaint/{dataset}/{method}/cells.json", {"cells": records})
         self.save_scores(dataset, rows)
         lpips = {"column": self.column, "trunk_sha256": "ef" * 32, "reason": "no file found and no network"}
@@ -198,6 +246,7 @@ class World:
 
 
 SMALL = {"datasets": ("faces",), "methods": {"ddnm": (0.21, 1.0), "tiramisu": (0.15, 4.4)}}
+PAIR = {"datasets": ("faces", "rooms"), "methods": {"tiramisu": (0.15, 4.4)}, "images": 4}
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +265,14 @@ def page(world: World) -> str:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A small profile with true LPIPS, whose images have names that HTML would take for its own."""
     made = World(tmp_path_factory.mktemp("plain"), column="lpips", key="<script>{}", **SMALL)
+    made.report()
+    return made
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A profile with circuits and transformers."""
+    made = World(tmp_path_factory.mktemp("told"), **PAIR, priors=("circuit", "transformer"))
     made.report()
     return made
 
@@ -375,6 +432,180 @@ def test_a_profile_with_one_method_and_no_trainings_is_reported_without_them(tmp
     assert 'id="pictures"' in page
 
 
+def section(world: World) -> str:
+    """The page's section on the tractable prior."""
+    page = (world.out / "index.html").read_text()
+    return page[page.index('<section id="prior">') :].partition("</section>")[0]
+
+
+def test_the_section_on_the_prior_is_well_formed(told):
+    found = outline((told.out / "index.html").read_text())
+    assert found.open == []
+    assert len(found.ids) == len(set(found.ids))
+    assert "prior" in found.ids
+    assert all(link.startswith(("data:", "#")) for link in found.links)
+
+
+def lines(html: str) -> list[str]:
+    """Rows of the tables as one reads them."""
+    rows = re.findall("<tr.*?</tr>", html, flags=re.DOTALL)
+    return [" ".join(re.sub("<[^>]*>", " ", row).replace("\N{NARROW NO-BREAK SPACE}", " ").split()) for row in rows]
+
+
+def test_bits_of_circuit_and_transformer_are_compared_at_equal_time(told):
+    rows = lines(section(told))
+    # the transformer was last validated after 31.7 of the circuit's 40 s: 2.9 + 5 exp(-4/3)
+    assert "circuit 3.150 3.100 2.900 3.100 123,456 78.9 40.0 s" in rows
+    assert "transformer 2.950 2.900 2.700 4.218 123,456 78.9 1 min 40 s" in rows
+    for yardstick in ("quad-tree, random start 4.100", "unigram 6.800", "uniform 8.000"):  # 256 codes, 231 kept
+        assert rows.count(yardstick) == 2
+    assert "faces hclt untied 0.3 64 231 of 256 123,456" in rows
+
+
+def test_conditional_bits_stand_beside_those_of_independent_tokens(told):
+    rows = lines(section(told))
+    assert "left 50 % 2.850 6.700 −3.850 3.050 6.700 −3.650" in rows
+    assert "v_strip 100 % nothing seen 3.050 6.780 −3.730 3.250 6.780 −3.530" in rows
+    assert sum("nothing seen" in row for row in rows) == 2
+
+
+def test_candidates_are_listed_best_first(told):
+    html = section(told)
+    rows = lines(html[html.index("3 candidates for rooms") :])
+    assert rows[1:4] == [
+        "hclt untied 0.3 4.300 3.00 s",
+        "quadtree untied 0 4.500 4.50 s",
+        "hclt shared 0.3 4.800 1.50 s",
+    ]
+    assert html.count('<tr class="chosen"><th scope="row">hclt</th><td class="text">untied</td>') == 2
+
+
+def test_the_curve_of_a_circuit_begins_with_the_best_of_its_trials(told):
+    plot = re.search(r'<svg [^>]*aria-label="validation bits per token of faces.*?</svg>', section(told), re.DOTALL)[0]
+    circuit, held, transformer = (
+        np.array(re.findall(r"[ML] (\S+) (\S+)", path), np.float64)
+        for path in re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--(?:accent|second)\)', plot)
+    )
+    assert [len(circuit), len(held), len(transformer)] == [3 + 7, 2, 7]
+    assert (
+        circuit[0, 1] < circuit[1, 1] == circuit[2, 1] < circuit[3, 1]
+    )  # downwards: 4.6, 4.1, the same as 4.3 is no better, 4.0
+    np.testing.assert_allclose(
+        np.diff(circuit[:3, 0]), 1.5 / 95 * (transformer[-1, 0] - circuit[0, 0]) / (1 - 1.5 / 95)
+    )
+
+
+def test_the_circuits_pictures_are_shown_once_each(told):
+    html = section(told)
+    page = (told.out / "index.html").read_text()
+    for title in ("Completions of faces", "Completions of rooms", "Samples of faces", "Samples of rooms"):
+        assert len(re.findall(f'<img class="sheet" src="data:image/webp[^"]*" alt="{title}', html)) == 1
+    assert html.count("<img") == 4
+    assert page.count('class="sheet" src') == 4 + 2 * 2  # and those of two networks under Models
+
+
+def test_numbers_of_the_circuit_are_beside_the_page(told):
+    metrics = json.loads((told.out / "metrics.json").read_text())
+    assert metrics["faces"]["circuit"]["bits_per_token"] == pytest.approx(3.15)
+    assert metrics["rooms"]["circuit"]["conditional_bits"]["left"] == pytest.approx(3.05)
+    assert set(metrics["rooms"]["circuit"]["conditional_bits"]) == set(MASKS)
+    table = json.loads((told.out / "table.json").read_text())["circuit"]["faces"]
+    assert table["uniform"] == 8.0
+    assert table["transformer"]["val_bits_in_circuit_seconds"] == pytest.approx(2.9 + 5 * np.exp(-4 / 3))
+    assert table["conditional"]["top"]["difference"] == pytest.approx(2.9 - 6.72)
+    assert [candidate["chosen"] for candidate in table["candidates"]] == [False, True, False]
+    curve = list(csv.DictReader((told.out / "plots" / "curves" / "circuit_faces.csv").open()))
+    assert list(curve[0]) == ["step", "seconds", "train/kept_bits_per_token", "val/bits_per_token"]
+    assert float(curve[12]["seconds"]) == pytest.approx(38)
+    assert {row["step"] for row in curve if not row["val/bits_per_token"]} == {"1", "3", "5", "7", "9", "11"}
+
+
+def test_the_stages_of_the_prior_are_timed_and_their_machines_told(told):
+    rows = lines((told.out / "index.html").read_text())
+    assert "train_circuit 40.0 s 40.0 s 80.0 s" in rows
+    assert "train_transformer 1 min 40 s 1 min 40 s 3 min 20 s" in rows
+
+
+def test_without_transformers_there_is_no_column_for_them(tmp_path):
+    world = World(tmp_path, **PAIR, priors=("circuit",))
+    for dataset in PAIR["datasets"]:
+        (world.root / "transformer" / dataset).mkdir(parents=True)  # as the stage leaves it that is told not to train
+    world.report()
+    html = section(world)
+    assert "circuit 3.150 3.100 2.900 123,456 78.9 40.0 s" in lines(html)
+    assert "transformer" not in html
+    assert "equal time" not in html
+    assert "transformer" not in json.loads((world.out / "table.json").read_text())["circuit"]["faces"]
+
+
+@pytest.mark.parametrize("priors", [(), ("transformer",)])
+def test_without_circuits_there_is_no_section(tmp_path, priors):
+    world = World(tmp_path, **PAIR, priors=priors)
+    (world.root / "circuit" / "rooms").mkdir(parents=True)  # as a stage leaves it that has nothing to do
+    page = world.report().read_text()
+    assert 'id="prior"' not in page
+    assert "#prior" not in page
+    assert "circuit" not in json.loads((world.out / "metrics.json").read_text())["faces"]
+    assert "circuit" not in json.loads((world.out / "table.json").read_text())
+
+
+def test_a_transformer_that_was_validated_too_late_has_no_bits_at_equal_time(tmp_path):
+    world = World(tmp_path, **PAIR, priors=("circuit", "transformer"))
+    path = world.root / "transformer" / "faces" / "curve.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[-1:]))
+    world.report()
+    assert "transformer 2.950 2.900 2.700 – 123,456 78.9 1 min 40 s" in lines(section(world))
+    assert "transformer 3.150 3.100 2.900 4.365 123,456 78.9 1 min 40 s" in lines(section(world))
+
+
+def test_a_circuit_that_was_only_started_has_a_curve_of_its_trials(tmp_path):
+    world = World(tmp_path, **PAIR, priors=("circuit",))
+    (world.root / "circuit" / "faces" / "curve.jsonl").write_text("")
+    world.report()
+    plots = [
+        re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--accent\)', plot) for plot in section(world).split("<svg ")
+    ]
+    assert [path.count("L") + 1 for paths in plots for path in paths] == [3, 3 + 7]
+    assert "circuit 3.150 3.100 2.900 123,456 78.9 40.0 s" in lines(section(world))
+
+
+def test_shares_that_differ_between_datasets_are_a_range(tmp_path):
+    world = World(tmp_path, **PAIR, priors=("circuit",))
+    record = world.load("circuit/rooms/record.json")
+    record["metrics"] |= {"test/hidden/left": 0.6249, "test/hidden/v_strip": 0.99}
+    world.save("circuit/rooms/record.json", record)
+    world.report()
+    rows = lines(section(world))
+    assert any(row.startswith("left 50–62 % 2.850") for row in rows)
+    assert any(row.startswith("v_strip 99–100 % 3.050") for row in rows)
+
+
+def test_a_curve_that_ends_early_goes_on_dotted():
+    steps, values = np.arange(9.0), np.linspace(2, 1, 9)
+    even = curve_plot({"a": (steps, values), "b": (steps, values + 1)}, name="bits")
+    short = curve_plot({"a": (steps, values), "b": (steps[:5], values[:5])}, name="bits", over="seconds", unit=" s")
+    assert [svg.count("stroke-dasharray") for svg in (even, short)] == [0, 1]
+    assert 'aria-label="bits over seconds of training"' in short
+    assert ">4 s<" in short
+
+
+def test_circuits_and_transformers_are_shown_as_runs(told):
+    found = {
+        (entry.tags["stage"], entry.tags["dataset"]): entry
+        for entry in entries(told.runs, told.runs / "none", "made-up")
+    }
+    circuit = found["train_circuit", "rooms"]
+    assert [path.name for path in circuit.pictures] == ["samples.png", "completions.png"]
+    assert circuit.params["circuit.states"] == "64"
+    chosen = {"chosen.structure": "hclt", "chosen.tie": "untied", "chosen.spread": "0.3", "data_hash": "ab" * 32}
+    assert chosen.items() <= circuit.tags.items()
+    assert circuit.metrics["test/conditional_bits/left"] == pytest.approx(3.05)
+    assert circuit.curve[-1].metrics == pytest.approx({"val/bits_per_token": 3.3 + 0.7 * np.exp(-4)})
+    transformer = found["train_transformer", "rooms"]
+    assert transformer.metrics["test/bits_per_token"] == pytest.approx(3.15)
+    assert not [tag for tag in transformer.tags if tag.startswith("chosen")]
+
+
 def say(means: list[list[float]], seconds: list[float]) -> str:
     """The verdict on settings x methods of LPIPS that vary little over images."""
     cube = np.array(means)[..., None] + np.array([-0.001, 0.0, 0.001])
@@ -493,6 +724,76 @@ def test_what_is_missing_or_mixed_is_named(tmp_path, harm, said):
     world = World(tmp_path, datasets=("faces", "rooms"), methods=SMALL["methods"])
     harm(world)
     with pytest.raises(InputError, match=said):
+        world.report()
+    assert not world.out.exists()
+
+
+def change_record(model: str, *, metrics: dict[str, Any] | None = None, **changes: Any) -> Callable[[World], None]:
+    def harm(world: World) -> None:
+        record = world.load(f"{model}/rooms/record.json")
+        world.save(f"{model}/rooms/record.json", record | {"metrics": record["metrics"] | (metrics or {})} | changes)
+
+    return harm
+
+
+def change(name: str, **changes: Any) -> Callable[[World], None]:
+    return lambda world: world.save(name, world.load(name) | changes)
+
+
+def overwrite(name: str, text: str) -> Callable[[World], Any]:
+    return lambda world: (world.root / name).write_text(text)
+
+
+def remove(name: str) -> Callable[[World], None]:
+    return lambda world: (world.root / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda world: shutil.rmtree(world.root / "circuit" / "rooms"), r"circuit/rooms/record.json is missing"),
+        (lambda world: shutil.rmtree(world.root / "transformer" / "faces"), r"transformer/faces/record.json is missin"),
+        (remove("circuit/rooms/curve.jsonl"), r"circuit/rooms/curve.jsonl is missing"),
+        (remove("circuit/rooms/model.json"), r"circuit/rooms/model.json: expected a JSON object"),
+        (remove("circuit/rooms/completions.png"), r"completions.png is named in the training record but missing"),
+        (overwrite("circuit/rooms/samples.png", "no picture"), r"rooms/samples.png: expected a picture"),
+        (overwrite("circuit/rooms/curve.jsonl", '{"step": 1'), r"curve.jsonl: expected lines with step, seconds"),
+        (overwrite("transformer/rooms/curve.jsonl", '{"step": 1, "metrics": {"a": 1}}'), r"curve.jsonl: .*'seconds'"),
+        (overwrite("transformer/rooms/curve.jsonl", ""), r"rooms/curve.jsonl: expected rows with the metric val/bits"),
+        (change_record("circuit", artifacts=["samples.png"]), r"expected completions.png among the artifacts, found s"),
+        (change_record("circuit", metrics={"test/unigram_bits": None}), r"rooms/record.json: .* test/unigram_bits, fo"),
+        (change_record("circuit", metrics={"test/hidden/wide": np.nan}), r"as metric test/hidden/wide, found nan"),
+        (change_record("transformer", metrics={"val/bits_per_token": "3"}), r"metric val/bits_per_token, found '3'"),
+        (lambda world: world.params["sweep"]["masks"].append("cross"), "no cell for mask cross"),
+        (remove("circuit/rooms/candidates.json"), r"circuit/rooms/candidates.json: expected a JSON object"),
+        (change("circuit/rooms/model.json", chosen={"structure": "hclt"}), r"circuit/rooms: .*model.*KeyError: 'tie'"),
+        (change("circuit/rooms/model.json", vocabulary={}), r"circuit/rooms: expected vocabulary .*: 'compact'"),
+        (change("circuit/rooms/candidates.json", candidates=None), r"circuit/rooms: .*candidates.json.*NoneType"),
+        (
+            lambda world: world.save(
+                "circuit/rooms/candidates.json",
+                {"candidates": world.load("circuit/rooms/candidates.json")["candidates"][::-1]},
+            ),
+            r"circuit/rooms: .*seconds of candidates do not ascend",
+        ),
+        (
+            change("circuit/rooms/candidates.json", candidates=[{"spread": 0, "val_bits": np.inf, "seconds": 1}]),
+            r"circuit/rooms: .*val_bits of a candidate is not finite",
+        ),
+    ],
+)
+def test_what_is_missing_of_the_prior_is_named(tmp_path, harm, said):
+    world = World(tmp_path, **PAIR, priors=("circuit", "transformer"))
+    harm(world)
+    with pytest.raises(InputError, match=said):
+        world.report()
+    assert not world.out.exists()
+
+
+def test_a_mask_cannot_be_called_circuit(tmp_path, monkeypatch):
+    monkeypatch.setitem(MASKS, "circuit", MASKS["left"])
+    world = World(tmp_path, **PAIR, priors=("circuit",))
+    with pytest.raises(ConfigError, match="rename the mask"):
         world.report()
     assert not world.out.exists()
 

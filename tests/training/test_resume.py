@@ -8,7 +8,7 @@ from pipeline.codec.vqgan import VQGAN, VQGANParams
 from pipeline.diffusion.schedule import Schedule
 from pipeline.diffusion.unet import UNet, UNetParams
 from pipeline.errors import CheckpointError
-from pipeline.training.batches import loader
+from pipeline.training.batches import ImageBatches, loader
 from pipeline.training.ddpm import DiffusionTraining
 from pipeline.training.fit import fit
 from pipeline.training.settings import TrainerParams
@@ -57,7 +57,7 @@ def train(module, folder, *, die_at=None):
 
     fit(
         module,
-        loader(IMAGES, batch=PARAMS.batch, steps=PARAMS.checkpoint_every, seed=1),
+        loader(ImageBatches(IMAGES), batch=PARAMS.batch, steps=PARAMS.checkpoint_every, seed=1),
         params=PARAMS,
         folder=folder,
         device=torch.device("cpu"),
@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 
 def test_batches_depend_on_seed_and_epoch_only():
     def batches(epoch, seed):
-        data = loader(IMAGES, batch=4, steps=3, seed=seed)
+        data = loader(ImageBatches(IMAGES), batch=4, steps=3, seed=seed)
         data.sampler.set_epoch(epoch)
         return torch.stack(list(data))
 

@@ -1,0 +1,15 @@
+"""Stage train_circuit."""
+
+from stages.command import arguments, opened, run
+
+
+def main(dataset: str) -> None:
+    """Run the stage for one dataset."""
+    from pipeline.experiment.train_circuit import train_circuit
+
+    train_circuit(*opened(), dataset)
+
+
+if __name__ == "__main__":
+    given = arguments(__doc__, "dataset")
+    run(lambda: main(given["dataset"]))

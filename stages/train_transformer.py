@@ -1,0 +1,15 @@
+"""Stage train_transformer."""
+
+from stages.command import arguments, opened, run
+
+
+def main(dataset: str) -> None:
+    """Run the stage for one dataset."""
+    from pipeline.experiment.train_transformer import train_transformer
+
+    train_transformer(*opened(), dataset)
+
+
+if __name__ == "__main__":
+    given = arguments(__doc__, "dataset")
+    run(lambda: main(given["dataset"]))
