@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -53,12 +52,10 @@ def score(
         metrics[f"test/conditional_bits/{mask}"] = mean_conditional_bits(circuit, test.to(device), known.to(device))
         metrics[f"test/unigram_conditional_bits/{mask}"] = float(((bits[some] * hidden).sum(1) / hidden.sum(1)).mean())
         metrics[f"test/hidden/{mask}"] = float((~known).double().mean())
-    em, images = params.circuit.em, len(splits["train"].tokens)
-    metrics["train/gflop"] = em.epochs * images * counting_flops(circuit) / 1e9
     metrics |= {"parameters": float(circuit.size()), "states": float(circuit.states)}
     metrics["codes"] = float(len(circuit.vocabulary))
     metrics["depth"] = float(len(circuit.graph.depths))
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return metrics
 
 
 def counting_flops(circuit: Circuit) -> float:

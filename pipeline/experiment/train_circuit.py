@@ -16,7 +16,7 @@ from pipeline.circuit.grow import split_states
 from pipeline.circuit.store import save_circuit
 from pipeline.circuit.teachers import code_features, context_features, embed
 from pipeline.experiment.circuit_pictures import draw_completions, draw_samples
-from pipeline.experiment.circuit_scores import known_tokens, score
+from pipeline.experiment.circuit_scores import counting_flops, known_tokens, score
 from pipeline.experiment.codecs import load_codec
 from pipeline.experiment.job import Job, Task, seed_everything
 from pipeline.experiment.layout import Layout
@@ -58,7 +58,8 @@ def train_circuit(params: Params, layout: Layout, dataset: str) -> None:
         params={"seed": params.seed, "image_size": params.image_size, "circuit": plain(block)},
         inputs={
             "vqgan": vqgan["sha256"],
-            **{split: file_digest(folder / f"{split}.npz") for split in ("train", "val")},
+            "data": file_digest(folder / "train.npz"),
+            "val": file_digest(folder / "val.npz"),
         },
         code=CODE,
     )
@@ -71,6 +72,7 @@ def train_circuit(params: Params, layout: Layout, dataset: str) -> None:
             start = grown(circuit, candidate, corpus, block, seed)
             circuit = train(job, start, corpus, known, block, seed, doubling)
         metrics = score(circuit, splits, params, layout, codec.side)
+        metrics["train/gflop"] = training_gflop(job, circuit, block, len(corpus.train))
         codec.vqgan.to(job.device)
         draw_samples(circuit, codec, out / "samples.png", params.seed)
         draw_completions(circuit, codec, splits["test"], params, layout, out / "completions.png")
@@ -114,6 +116,16 @@ def train(
         pages = passes(corpus.train, block.em, seed)
         job.run(training, pages, steps, part=f"doubling{doubling}", before=doubling * steps.steps)
     return training.best().to(job.device)
+
+
+def training_gflop(job: Job, circuit: Circuit, block: CircuitBlock, images: int) -> float:
+    """Operations of the passes that trained the circuit, its own probe included, other candidates and teacher not."""
+    rows, steps = job.curve.rows(), block.em.epochs * max(images // block.em.batch, 1)
+    total = block.model.probe * counting_flops(circuit) / 4.0**block.model.doublings
+    for row in rows:  # one for each pass; half the states cost a quarter
+        doubling = (row["step"] - 1) // steps
+        total += counting_flops(circuit) / 4.0 ** (block.model.doublings - doubling)
+    return total * images / 1e9
 
 
 def grown(circuit: Circuit, candidate: Candidate, corpus: Corpus, block: CircuitBlock, seed: int) -> Start:

@@ -34,7 +34,7 @@ def train_transformer(params: Params, layout: Layout, dataset: str) -> None:
         stage="train_transformer",
         name=dataset,
         params={"seed": params.seed, "transformer": _plain(block)},
-        inputs={split: file_digest(folder / f"{split}.npz") for split in splits},
+        inputs={"data": file_digest(folder / "train.npz"), "val": file_digest(folder / "val.npz")},
         code=("pipeline.training.transformer", "pipeline.training.batches"),
     )
     seed = stream_seed(params.seed, "transformer", dataset)

@@ -82,12 +82,17 @@ def test_bits_of_nothing_hidden_are_no_number_and_one_mask_serves_all():
 
 
 @every_world
-@pytest.mark.parametrize("ruled_out", [False, True])
-def test_posteriors_are_those_of_the_enumeration(name, ruled_out):
+@pytest.mark.parametrize("kind", ["soft", "some codes ruled out", "some tokens known"])
+def test_posteriors_are_those_of_the_enumeration(name, kind):
     circuit, world = make(name), enumerated(name)
     log_w = soft(circuit, 4, seed=2)
-    if ruled_out:
+    if kind == "some codes ruled out":
         log_w = possible_rows(circuit, with_zeros(log_w.repeat(4, 1, 1), seed=3))
+    if kind == "some tokens known":
+        rng = np.random.default_rng(18)
+        truth = torch.from_numpy(world.tokens[rng.choice(len(world.p), 4, p=world.p)])
+        known = torch.from_numpy(rng.random((4, circuit.tokens)) < 0.6)[..., None]
+        log_w = torch.where(known, torch.nn.functional.one_hot(truth, circuit.codes).double().log(), log_w)
     found = posterior(circuit, log_w)
     torch.testing.assert_close(log_evidence(circuit, log_w), found.log_z, rtol=0, atol=1e-12)
     for w, log_z, marginals, cavity in zip(log_w, found.log_z, found.marginals, found.cavity, strict=True):
@@ -97,6 +102,33 @@ def test_posteriors_are_those_of_the_enumeration(name, ruled_out):
         for i in range(circuit.tokens):
             np.testing.assert_allclose(cavity[i].numpy(), world.cavity(w, i), rtol=0, atol=1e-12)
     assert float((found.marginals.sum(-1) - 1).abs().max()) < 1e-12
+
+
+def test_a_cavity_allows_states_that_the_token_itself_rules_out():
+    """Two states with a code each; token 0 is known to be 0, token 1 is not, so without itself token 0 is anything."""
+    circuit = Circuit(latent_tree([-1], [0, 0]), states=2, vocabulary=Vocabulary.full(2)).double()
+    circuit.emissions.copy_(torch.eye(2))
+    found = posterior(circuit, torch.tensor([[[0.0, NOTHING], [0.0, 0.0]]], dtype=torch.float64))
+    assert found.marginals.tolist() == [[[1.0, 0.0], [1.0, 0.0]]]
+    assert found.cavity.tolist() == [[[0.5, 0.5], [1.0, 0.0]]]
+
+
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-43), (torch.float64, 1e-322)])
+def test_parameters_too_small_to_have_digits_are_computed_in_logs(dtype, tiny):
+    """Every explanation of the first two tokens needs one tiny step, so that only their ratios count."""
+    circuit = Circuit(latent_tree([-1, 0], [0, 1, 1]), states=2, vocabulary=Vocabulary.full(2)).to(dtype)
+    circuit.weights.copy_(torch.tensor([[[1, 3 * tiny], [2 * tiny, 1]]], dtype=torch.float64))
+    circuit.emissions[0] = torch.tensor([[3 * tiny, 1], [1, tiny]], dtype=torch.float64)  # [code, state of the root]
+    circuit.emissions[1] = torch.tensor([[1, 5 * tiny], [tiny, 1]], dtype=torch.float64)
+    circuit.emissions[2] = torch.tensor([[0.75, 0.25], [0.25, 0.75]], dtype=torch.float64)
+    root, weights, e = (
+        [Fraction(x) for x in b.flatten().tolist()] for b in (circuit.root, circuit.weights, circuit.emissions)
+    )
+    path = {(r, c): root[r] * weights[2 * r + c] * e[r] * e[4 + c] for r in (0, 1) for c in (0, 1)}
+    expected = [sum(p * e[8 + 2 * code + c] for (_, c), p in path.items()) / sum(path.values()) for code in (0, 1)]
+    evidence = torch.tensor([[[0.0, NOTHING], [0.0, NOTHING], [0.0, 0.0]]], dtype=dtype)
+    found = posterior(circuit, evidence).marginals[0, 2].double().numpy()
+    np.testing.assert_allclose(found, np.array(expected, dtype=float), rtol=1e-6)
 
 
 def possible_rows(circuit, log_w):

@@ -1,5 +1,6 @@
 """Every stage runs on a toy, one after the other, on files; interrupted sweeps end with the same records."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.circuit.queries import bits_per_token
+from pipeline.circuit.store import load_circuit
 from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.experiment.cells import unpack
 from pipeline.experiment.encode import encode
@@ -19,7 +22,10 @@ from pipeline.experiment.prepare import prepare
 from pipeline.experiment.profiles import apply
 from pipeline.experiment.resolve_lpips import resolve_lpips
 from pipeline.experiment.score import score
+from pipeline.experiment.tokens import read_tokens
+from pipeline.experiment.train_circuit import train_circuit
 from pipeline.experiment.train_ddpm import train_ddpm
+from pipeline.experiment.train_transformer import train_transformer
 from pipeline.experiment.train_trunk import train_trunk
 from pipeline.experiment.train_vqgan import train_vqgan
 
@@ -42,6 +48,9 @@ TOY = {
     "vqgan.network": {"channels": [32], "layers": 1, "codes": 8, "code_dim": 4, "attention": False},
     "vqgan.trainer.steps": 2,
     "vqgan.trainer.checkpoint_every": 2,
+    "circuit.model.states": 3,
+    "circuit.model.doublings": 1,
+    "transformer.trainer.steps": 10,
     "ddpm.unet": {"patch": 4, "channels": [32], "layers": 1, "attention": [], "head_dim": 8},
     "ddpm.trainer.steps": 2,
     "ddpm.trainer.checkpoint_every": 2,
@@ -70,6 +79,8 @@ def done(tmp_path_factory, monkeypatch_module):
     resolve_lpips(params, layout)
     train_vqgan(params, layout, "faces")
     encode(params, layout, "faces")
+    train_circuit(params, layout, "faces")
+    train_transformer(params, layout, "faces")
     train_ddpm(params, layout, "faces")
     for method in params.sweep.methods:
         inpaint(params, layout, "faces", method)
@@ -119,6 +130,64 @@ def test_outputs_are_there(done):
     assert tokens["tokens"].max() < 8
     for name in ("record.json", "curve.jsonl", "model.safetensors", "samples.png"):
         assert (layout.ddpm("faces") / name).stat().st_size > 0
+
+
+def test_the_circuit_is_there_and_says_how_good_it_is(done):
+    params, layout = done
+    circuit, description = load_circuit(layout.circuit("faces"))
+    record = json.loads((layout.circuit("faces") / "record.json").read_text())
+    metrics = record["metrics"]
+    assert circuit.states == metrics["states"] == 6  # doubled once
+    assert metrics["parameters"] == circuit.size()
+    test = read_tokens(layout.tokens("faces"), "test")
+    assert metrics["test/bits_per_token"] == pytest.approx(bits_per_token(circuit, test.tokens), abs=1e-9)
+    assert {f"test/conditional_bits/{mask}" for mask in params.sweep.masks} <= metrics.keys()
+    assert metrics["test/hidden/left"] == 0.5
+    tried = json.loads((layout.circuit("faces") / "candidates.json").read_text())
+    model = params.circuit.model
+    assert len(tried["candidates"]) == len(model.structures) * len(model.ties) * len(model.spreads)
+    best = min(tried["candidates"], key=lambda told: told["val_bits"])
+    assert {name: best[name] for name in tried["chosen"]} == tried["chosen"] == description["chosen"]
+    for picture in ("samples.png", "completions.png"):
+        assert (layout.circuit("faces") / picture).stat().st_size > 0
+
+
+def test_a_circuit_trained_in_two_goes_is_the_same(done, fresh, monkeypatch):
+    import pipeline.experiment.train_circuit as stage
+
+    params, layout = fresh
+    shutil.rmtree(layout.circuit("faces"))
+    for folder in (layout.root / "work" / "train").glob("train_circuit-*"):
+        shutil.rmtree(folder)
+    monkeypatch.setattr(stage, "grown", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_circuit(params, layout, "faces")
+    assert not (layout.circuit("faces") / "record.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "choose", lambda *_, **__: pytest.fail("it had chosen already"))
+    train_circuit(params, layout, "faces")
+    for name in ("model.safetensors", "samples.png", "completions.png"):
+        assert (layout.circuit("faces") / name).read_bytes() == (done[1].circuit("faces") / name).read_bytes(), name
+    both = [json.loads((place.circuit("faces") / "record.json").read_text()) for place in (layout, done[1])]
+    assert both[0]["metrics"] == both[1]["metrics"]
+
+
+@pytest.mark.parametrize("teacher", ["codes", "transformer", "none"])
+def test_every_teacher_teaches(fresh, teacher):
+    params, layout = fresh
+    block = params.circuit
+    trainer = dataclasses.replace(block.teacher.trainer, steps=2, checkpoint_every=2)
+    block = block.model_copy(
+        update={
+            "model": dataclasses.replace(block.model, teacher=teacher, doublings=0, structures=("quadtree",)),
+            "teacher": block.teacher.model_copy(update={"trainer": trainer}),
+        }
+    )
+    train_circuit(params.model_copy(update={"circuit": block}), layout, "faces")
+    record = json.loads((layout.circuit("faces") / "record.json").read_text())
+    assert record["params"]["circuit"]["model"]["teacher"] == teacher
+    assert ("teacher" in record["params"]["circuit"]) == (teacher == "transformer")
+    assert 0 < record["metrics"]["test/bits_per_token"] < 6
 
 
 def test_evaluations_are_counted_and_as_announced(done):

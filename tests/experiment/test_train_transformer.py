@@ -58,7 +58,7 @@ def test_it_leaves_weights_a_curve_and_a_record(layout):
         tokens = read_tokens(layout.tokens("faces"), split).tokens
         expected[f"{split}/bits_per_token"] = float(bits_per_token(network, tokens).mean())
     assert record["metrics"] == pytest.approx(expected)
-    assert set(record["inputs"]) == {"train", "val", "test"}
+    assert set(record["inputs"]) == {"data", "val"}
     rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "val/bits_per_token" in row["metrics"]] == [2, 4]
 

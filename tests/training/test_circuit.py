@@ -133,7 +133,7 @@ def test_training_stops_when_validation_gets_worse_and_stays_stopped(tmp_path):
 def test_a_pass_sees_every_image_once():
     sampler = PassSampler(103, batch=25, seed=0)
     first = [rows.tolist() for rows in sampler]
-    assert sorted(sum(first, [])) == list(range(103))
+    assert sorted(row for rows in first for row in rows) == list(range(103))
     assert len(first) == len(sampler) == 4
     sampler.set_epoch(1)
     assert [rows.tolist() for rows in sampler] != first
