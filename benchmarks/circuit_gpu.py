@@ -1,4 +1,4 @@
-"""How close the circuit comes to what an accelerator can do: `python -m benchmarks.circuit --gpu --sizes 1024,1024`.
+"""How close the circuit comes to what an accelerator can do: `python -m benchmarks.circuit --gpu`.
 
 The bound is a roofline: a column cannot take less time than its matrix products need at the rate of one large product,
 nor than its bytes need at the rate of one large copy; both rates are measured on the same device in the same run.

@@ -121,7 +121,7 @@ def measure(row: Row, corpus: Corpus, test: torch.Tensor, known: torch.Tensor, p
     """Learn one circuit and judge it."""
     model = params.circuit.model
     model = replace(model, states=row.states or model.states)
-    em = replace(params.circuit.em, kind=row.kind, epochs=max(params.circuit.em.epochs, 8))
+    em = replace(params.circuit.em, kind=row.kind, epochs=8)
     if row.teacher is None:
         em = replace(em, epochs=24, first_step=0.5, last_step=0.05)  # from chance there is farther to go
     begun = time.process_time()

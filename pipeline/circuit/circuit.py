@@ -102,8 +102,9 @@ class Circuit(nn.Module):
     def is_safe(self) -> bool:
         """Whether linear arithmetic loses nothing: no parameter is 0 or nearly so."""
         buffers = (self.root, self.weights, self.emissions)
-        key = tuple(number for b in buffers for number in (b.data_ptr(), b._version))
-        if key != self._safe[0]:
+        frozen = any(b.is_inference() for b in buffers)  # such tensors do not tell when they change
+        key = () if frozen else tuple(number for b in buffers for number in (b.data_ptr(), b._version))
+        if frozen or key != self._safe[0]:
             least = min(float(b.detach().min()) for b in buffers if b.numel())
             self._safe = (key, least >= SMALLEST[self.root.dtype])
         return self._safe[1]

@@ -166,7 +166,9 @@ class Inputs:
         if self.ties.untied:
             return product(w.transpose(0, 1), self.emissions, self.dtype)
         parts = [product(w[:, m].flatten(0, 1), self.emissions[t], self.dtype) for t, m in enumerate(self.ties.members)]
-        return self._joined([part.view(len(w), -1, part.shape[-1]) for part in parts]).transpose(0, 1)
+        return self._joined(
+            [part.view(len(w), len(m), part.shape[1]) for part, m in zip(parts, self.ties.members, strict=True)]
+        ).transpose(0, 1)
 
     def to_codes(self, u: Tensor) -> Tensor:
         """Sum over states, u [N, B, H] -> [B, N, K]."""
@@ -177,7 +179,9 @@ class Inputs:
             product(u[m].transpose(0, 1).flatten(0, 1), self.emissions[t].t(), self.dtype)
             for t, m in enumerate(self.ties.members)
         ]
-        return self._joined([part.view(batch, -1, part.shape[-1]) for part in parts])
+        return self._joined(
+            [part.view(batch, len(m), part.shape[1]) for part, m in zip(parts, self.ties.members, strict=True)]
+        )
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         """Put what the tables gave, [B, members, *] each, into the order of tokens."""

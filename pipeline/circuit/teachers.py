@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MOST = 16
+MOST = 8
 """Dimensions kept of a code vector."""
 
 REACH = 2

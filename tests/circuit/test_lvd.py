@@ -98,7 +98,7 @@ def test_a_tree_is_rooted_at_its_centre():
 def test_embedded_codes_have_unit_mean_square():
     tokens = torch.randint(20, (50, 16), generator=torch.Generator().manual_seed(0))
     vectors = embed(tokens, 5.0 + 3.0 * torch.randn(20, 24, generator=torch.Generator().manual_seed(1)))
-    assert vectors.shape == (50, 16, 16)
+    assert vectors.shape == (50, 16, 8)
     assert vectors.square().mean() == pytest.approx(1.0, abs=1e-4)
     assert vectors.mean((0, 1)).abs().max() < 1e-4
 
