@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measure import table, write_block
 from pipeline.circuit.em import Prior, Smoothing, em_step, maximise, own_statistics
 from pipeline.circuit.flows import Statistics
 from pipeline.circuit.lvd import regions
@@ -35,6 +36,8 @@ from pipeline.training.choice import Corpus, Start, begin, empty_circuit, first_
 from pipeline.training.circuit import mean_conditional_bits
 from pipeline.training.settings import CircuitParams, EMParams
 
+RECORD = Path("docs/benchmarks/learning.json")
+PAGE = Path("docs/circuit.md")
 TEACHERS: dict[str, Callable[..., Any]] = {"context": context_features, "codes": code_features}
 
 
@@ -147,8 +150,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--datasets", nargs="*", help="those of params.yaml's sweep if not given")
     parser.add_argument("--seconds", type=float, default=60.0, help="CPU time for a circuit, structure included")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks/learning.json")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks/learning.json and docs/circuit.md")
+    parser.add_argument("--render", action="store_true", help="only put what was written last into docs/circuit.md")
     given = parser.parse_args()
+    if given.render:
+        render(json.loads(RECORD.read_text()))
+        return
     torch.set_num_threads(1)
     params, layout = load_params(), Layout(find_root(), load_params().profile)
     found: dict[str, Any] = {}
@@ -174,17 +181,30 @@ def main() -> None:
                 flush=True,
             )
     if given.write:
-        write_json(
-            Path("docs/benchmarks/learning.json"),
-            {
-                "schema": 1,
-                "profile": params.profile,
-                "circuit": json.loads(params.circuit.model_dump_json()),
-                "processor": runtime.hardware()["processor"],
-                "versions": runtime.versions(),
-                "datasets": found,
-            },
-        )
+        record = {
+            "schema": 1,
+            "profile": params.profile,
+            "circuit": json.loads(params.circuit.model_dump_json()),
+            "processor": runtime.hardware()["processor"],
+            "versions": runtime.versions(),
+            "datasets": found,
+        }
+        write_json(RECORD, record)
+        render(record)
+
+
+def render(record: dict[str, Any]) -> None:
+    """Put a record into docs/circuit.md: bits per token, bits per hidden token under the mask left, CPU seconds."""
+    datasets = record["datasets"]
+    rows = [
+        ["unigram"]
+        + [f"{d['unigram']['test_bits']:.2f} / {d['unigram']['test_left_bits']:.2f}" for d in datasets.values()]
+    ]
+    for number, first in enumerate(next(iter(datasets.values()))["rows"]):
+        lines = [found["rows"][number] for found in datasets.values()]
+        cells = [f"{r['test_bits']:.2f} / {r['test_left_bits']:.2f} ({r['seconds']:.0f} s)" for r in lines]
+        rows.append([first["name"], *cells])
+    write_block("learning", table(["", *datasets], rows), PAGE)
 
 
 if __name__ == "__main__":
