@@ -81,8 +81,9 @@ class MaskedBlock(Block):
 
 
 class CircuitBlock(Block):
-    """The circuit of each dataset."""
+    """The circuit of each dataset; `mirror` lets it learn from mirror images of the training images as well."""
 
+    mirror: bool
     model: CircuitParams
     em: EMParams
     teacher: MaskedBlock

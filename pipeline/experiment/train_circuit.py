@@ -52,6 +52,10 @@ def train_circuit(params: Params, layout: Layout, dataset: str) -> None:
     seed_everything(seed)
     splits = {split: read_tokens(folder, split) for split in ("train", "val", "test")}
     codec, vqgan = load_codec(layout.vqgan(dataset), params.vqgan, torch.device("cpu"))
+    train_tokens, mirrored = splits["train"].tokens, {}
+    if block.mirror:
+        train_tokens = torch.cat([train_tokens, read_tokens(folder, "mirrored").tokens])
+        mirrored["mirrored"] = file_digest(folder / "mirrored.npz")
     task = Task(
         stage="train_circuit",
         name=dataset,
@@ -60,10 +64,11 @@ def train_circuit(params: Params, layout: Layout, dataset: str) -> None:
             "vqgan": vqgan["sha256"],
             "data": file_digest(folder / "train.npz"),
             "val": file_digest(folder / "val.npz"),
+            **mirrored,
         },
         code=CODE,
     )
-    corpus = Corpus(splits["train"].tokens, splits["val"].tokens, codec.vqgan.codebook.detach())
+    corpus = Corpus(train_tokens, splits["val"].tokens, codec.vqgan.codebook.detach())
     with Job(task, layout, out, steps=block.em.epochs * batches(corpus, block) * (block.model.doublings + 1)) as job:
         candidate, tried, start = chosen(job, corpus, block, seed)
         known = {name: known_tokens(params, layout, name, codec.side, len(corpus.val)) for name in params.sweep.masks}
@@ -137,7 +142,7 @@ def grown(circuit: Circuit, candidate: Candidate, corpus: Corpus, block: Circuit
 
 def plain(block: CircuitBlock) -> dict[str, Any]:
     """What decides the parameters."""
-    values: dict[str, Any] = {"model": asdict(block.model), "em": asdict(block.em)}
+    values: dict[str, Any] = {"mirror": block.mirror, "model": asdict(block.model), "em": asdict(block.em)}
     if block.model.teacher == "transformer":
         trainer = {k: v for k, v in asdict(block.teacher.trainer).items() if k not in ("log_every", "workers")}
         values["teacher"] = {"network": asdict(block.teacher.network), "trainer": trainer}

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.circuit.queries import bits_per_token
 from pipeline.circuit.store import load_circuit
+from pipeline.data.images import to_float
+from pipeline.data.shards import read_split
 from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.experiment.cells import unpack
+from pipeline.experiment.codecs import load_codec
 from pipeline.experiment.encode import encode
 from pipeline.experiment.inpaint import inpaint
 from pipeline.experiment.layout import Layout
@@ -170,6 +174,24 @@ def test_a_circuit_trained_in_two_goes_is_the_same(done, fresh, monkeypatch):
         assert (layout.circuit("faces") / name).read_bytes() == (done[1].circuit("faces") / name).read_bytes(), name
     both = [json.loads((place.circuit("faces") / "record.json").read_text()) for place in (layout, done[1])]
     assert both[0]["metrics"] == both[1]["metrics"]
+
+
+def test_mirror_images_are_encoded_and_learned_from(fresh):
+    params, layout = fresh
+    block = params.circuit
+    block = block.model_copy(update={"mirror": True, "model": dataclasses.replace(block.model, doublings=0)})
+    params = params.model_copy(update={"circuit": block})
+    plain = read_tokens(layout.tokens("faces"), "train").tokens
+    encode(params, layout, "faces")
+    mirrored = read_tokens(layout.tokens("faces"), "mirrored").tokens
+    assert mirrored.shape == plain.shape
+    assert not mirrored.equal(plain)
+    pixels = read_split(layout.data("faces"), "train", layout.cache).images[:, :, ::-1]
+    codec, _ = load_codec(layout.vqgan("faces"), params.vqgan, torch.device("cpu"))
+    assert mirrored.equal(codec.encode(to_float(np.ascontiguousarray(pixels))))
+    train_circuit(params, layout, "faces")
+    record = json.loads((layout.circuit("faces") / "record.json").read_text())
+    assert record["inputs"]["mirrored"]
 
 
 @pytest.mark.parametrize("teacher", ["codes", "transformer", "none"])
