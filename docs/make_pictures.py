@@ -1,6 +1,7 @@
-"""Draw docs/images/completions.png from the cells of a finished run: python docs/make_pictures.py [profile].
+"""Draw docs/images/{completions,circuit}.png from a finished run: python docs/make_pictures.py [profile].
 
-Columns: input, truth, then each method, for the masks left and wide; rows: the first two test images of each dataset.
+Completions: input, truth, then each method, for the masks left and wide; rows: the first two test images of each
+dataset. Circuit: the sheet that train_circuit drew of the first dataset, with headings.
 """
 
 import sys
@@ -44,6 +45,18 @@ def main(profile: str) -> None:
     target = Path("docs/images/completions.png")
     target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target)
+    circuit(layout, params.sweep.datasets[0])
+
+
+def circuit(layout: Layout, dataset: str) -> None:
+    """Put headings over the circuit's completions."""
+    sheet = Image.open(layout.circuit(dataset) / "completions.png")
+    made = Image.new("RGB", (sheet.width, sheet.height + TOP), "white")
+    made.paste(sheet, (0, TOP))
+    draw, width = ImageDraw.Draw(made), sheet.width / 8
+    for column, heading in ((0, "seen"), (1, "drawn together"), (4, "drawn token by token"), (7, "truth")):
+        draw.text((column * width + 2, 2), heading, fill="black")
+    made.save("docs/images/circuit.png", optimize=True)
 
 
 if __name__ == "__main__":
