@@ -23,6 +23,10 @@ class NoiseSource(Protocol):
         """Draw standard normal values, [B, *shape]."""
         ...
 
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Draw numbers in [0, 1), [B, *shape] float64."""
+        ...
+
     def choice(self, weights: Tensor, n: int) -> Tensor:
         """Draw `n` indices per image with replacement from unnormalised `weights` [B, K]; returns [B, n] int64."""
         ...

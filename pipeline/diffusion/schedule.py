@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 
-Spacing = Literal["leading", "even"]
+Spacing = Literal["leading", "even", "quadratic"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Schedule:
         """Choose `steps` of the times 1..T, from late to early.
 
         "even" includes 1 and T (guided-diffusion's respacing "N"); "leading" takes every (T // steps)-th time from 1 on
-        and so starts below T (DDIM and DDNM's "skip").
+        and so starts below T (DDIM and DDNM's "skip"); "quadratic" goes from T to 1 in steps that become ever smaller,
+        T - T sqrt(k / (steps - 1)) (DiffPIR's "quad").
 
         Raises:
             ConfigError: `steps` is not in 1..T.
@@ -67,6 +68,9 @@ class Schedule:
             raise ConfigError(f"steps must be between 1 and the schedule's {self.T} times, but is {steps}.")
         if spacing == "leading":
             return [1 + k * (self.T // steps) for k in reversed(range(steps))]
+        if spacing == "quadratic" and steps > 1:
+            roots = [math.floor(self.T * math.sqrt(k / (steps - 1))) for k in range(steps)]
+            return [max(self.T - root, steps - k) for k, root in enumerate(roots)]
         return [self.T] if steps == 1 else [1 + round(k * (self.T - 1) / (steps - 1)) for k in reversed(range(steps))]
 
     def steps(self, steps: int, spacing: Spacing = "even") -> list[tuple[int, int]]:

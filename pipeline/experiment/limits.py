@@ -117,7 +117,8 @@ def _unet(block: UNetParams, image_size: int) -> Iterator[str]:
 
 def _lengths(params: Params) -> Iterator[str]:
     """Walks longer than the schedule, and cells of more images than there are."""
-    walks = {f"methods.{name}.steps": getattr(params.method(name), "steps", 1) for name in params.methods}
+    methods = {name: params.method(name) for name in params.methods}
+    walks = {f"methods.{name}.{key}": getattr(m, key, 1) for name, m in methods.items() for key in ("levels", "steps")}
     for key, steps in {"ddpm.picture_steps": params.ddpm.picture_steps, **walks}.items():
         if steps > params.ddpm.schedule.T:
             yield f"{key}: {steps} are more than the {params.ddpm.schedule.T} times of ddpm.schedule.T"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.schedule import travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
@@ -47,6 +48,14 @@ class Blended:
     def nfe(self) -> int:
         """Network evaluations per image."""
         return self.steps - (self.stop == "first_level")
+
+    def nbe(self) -> int:
+        """Gradients per image: none."""
+        return 0
+
+    def moves(self) -> list[tuple[int, int]]:
+        """Moves between level indices (-1 = clean) in order."""
+        return list(travel(self.steps))[: self.nfe()]
 
     def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then per step the seen noise and z."""

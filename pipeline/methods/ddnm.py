@@ -63,6 +63,10 @@ class DDNM:
         """Network evaluations per image; travelling back needs none."""
         return sum(j < i for i, j in self.moves())
 
+    def nbe(self) -> int:
+        """Gradients per image: none."""
+        return 0
+
     def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then one noise per move."""
         schedule, shape = denoiser.schedule, denoiser.shape

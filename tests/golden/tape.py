@@ -58,3 +58,16 @@ def problem(case="left", batch=2, dtype=torch.float64):
     x_0 = torch.from_numpy(p["images"][index]).to(dtype).expand(batch, -1, -1, -1)
     known = torch.from_numpy(p[f"mask_{case}"] > 0.5).expand(batch, 1, -1, -1)
     return Problem.observe(x_0, known)
+
+
+class Recorded:
+    """A denoiser that keeps what it is asked: every state and its time."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule, self.shape = inner, inner.schedule, inner.shape
+        self.states, self.times = [], []
+
+    def denoise(self, x_t, t):
+        self.states.append(x_t.detach().clone())
+        self.times.append(t)
+        return self.inner.denoise(x_t, t)
