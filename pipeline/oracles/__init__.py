@@ -1,0 +1,1 @@
+"""Worlds whose posteriors are exact: the judges of samplers, and of steering."""
