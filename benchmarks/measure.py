@@ -61,7 +61,7 @@ def machine() -> dict[str, Any]:
         if info.exists()
         else []
     )
-    names = ("torch", "libcirkit", "pyjuice")
+    names = ("torch", "libcirkit", "pyjuice", "diffusers", "deepinv")
     versions = {"python": platform.python_version()} | {
         name: metadata.version(name) for name in names if _installed(name)
     }
