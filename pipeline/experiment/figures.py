@@ -162,7 +162,7 @@ def strips(
 def pareto_plot(points: Sequence[Point], *, x_label: str, y_label: str) -> str:
     """Draw quality against cost with intervals, each point named beside it, the front joined; returns inline SVG."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(4.2, 3.0)
+        figure, axes = new_axes(4.2, 3.0)
         front = sorted((p for p in points if p.front), key=lambda p: p.x)
         axes.plot([p.x for p in front], [p.y for p in front], color=ACCENT, linewidth=1, alpha=0.5, zorder=1)
         for point in points:
@@ -177,7 +177,7 @@ def pareto_plot(points: Sequence[Point], *, x_label: str, y_label: str) -> str:
         axes.set_xlabel(x_label)
         axes.set_title(y_label, loc="left", fontsize=9, color=MUTED, pad=8)
         _name_points(figure, axes, points, front)
-        return _svg(figure, f"{y_label} against {x_label}")
+        return inline_svg(figure, f"{y_label} against {x_label}")
 
 
 def _cost_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -232,7 +232,7 @@ def curve_plot(curves: Mapping[str, tuple[Array, Array]], *, name: str, over: st
         unit: written after the numbers of that axis, which then starts at 0.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(3.4, 1.9)
+        figure, axes = new_axes(3.4, 1.9)
         last = max(steps[-1] for steps, _ in curves.values())
         for index, (steps, values) in enumerate(curves.values()):
             color, line = LINES[index % len(LINES)], (binned(steps, POINTS), binned(values, POINTS))
@@ -257,7 +257,7 @@ def curve_plot(curves: Mapping[str, tuple[Array, Array]], *, name: str, over: st
             at = (1.0, (height - axes.bbox.y0) / axes.bbox.height)
             text = axes.annotate(split, at, (5, -3), xycoords="axes fraction", textcoords="offset points")
             text.set_color(LINES[index % len(LINES)])
-        return _svg(figure, f"{name} over {over} of training")
+        return inline_svg(figure, f"{name} over {over} of training")
 
 
 def binned(values: Array, bins: int) -> Array:
@@ -277,12 +277,13 @@ def spread(positions: Array, gap: float) -> Array:
     return result
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure of so many inches with one pair of axes; to be called under `STYLE`."""
     figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, label: str) -> str:
+def inline_svg(figure: Figure, label: str) -> str:
     """Serialise for inlining: no prolog or size, colours as CSS variables, the page's font, a label for readers."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": label}):  # ids must differ between the plots of a page

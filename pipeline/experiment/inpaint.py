@@ -55,11 +55,12 @@ def inpaint(params: Params, layout: Layout, dataset: str, method_name: str) -> N
     sweep, store = open_sweep(params, layout, dataset, method_name), CellStore(layout.cells)
     masks = {name: read_masks(layout.masks, name, sweep.count) for name in params.sweep.masks}
     prints = {name: fingerprint(sweep, mask) for name, mask in masks.items()}
-    per_cell = math.ceil(sweep.count * params.sweep.samples / params.sweep.batch) * sweep.method.nfe()
+    batches = math.ceil(sweep.count * params.sweep.samples / params.sweep.batch)
+    per_cell = batches * sum(j < i for i, j in sweep.method.moves())  # the watch is told of every denoising move
     missing = [name for name in masks if store.find(prints[name]) is None]
     if missing:
         warm_up(sweep)
-    with progress(f"inpaint {dataset} {method_name}", per_cell * len(masks), "evaluations") as bar:
+    with progress(f"inpaint {dataset} {method_name}", per_cell * len(masks), "moves") as bar:
         bar.reach(per_cell * (len(masks) - len(missing)))
         for name in missing:
             bar.say(name)

@@ -11,6 +11,7 @@ from pipeline.data.shards import read_split
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import Params, read_yaml
 from pipeline.experiment.report import write_report
+from pipeline.experiment.report_judge import RECORD
 
 
 def make_report(params: Params, layout: Layout) -> Path:
@@ -26,4 +27,5 @@ def make_report(params: Params, layout: Layout) -> Path:
         out=layout.report,
         params=read_yaml(layout.root / "params.yaml"),
         truth=truth,
+        judge=layout.root / RECORD,
     )

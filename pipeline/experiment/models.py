@@ -24,7 +24,13 @@ def load_denoiser(
     """
     network = UNet(block.unet, image_size)
     description = load_weights(folder, network)
+    return as_denoiser(network, block, image_size, device, precision), description
+
+
+def as_denoiser(
+    network: UNet, block: DDPMBlock, image_size: int, device: torch.device, precision: str
+) -> NetworkDenoiser:
+    """The network as samplers see it, on `device` and frozen."""
     network.to(device).eval().requires_grad_(False)
     wrapped = InPrecision(network, getattr(torch, precision))
-    denoiser = NetworkDenoiser(wrapped, block.schedule.build(), (3, image_size, image_size), block.target)
-    return denoiser, description
+    return NetworkDenoiser(wrapped, block.schedule.build(), (3, image_size, image_size), block.target)

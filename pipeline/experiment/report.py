@@ -1,7 +1,7 @@
 """The report of one profile: a single offline page, and the numbers behind it as CSV and JSON.
 
 `report_inputs` reads and checks what the stages left, `tables` computes, `figures` draws, `report_contents`,
-`report_circuit` and `report_pictures` put together what is said and shown; here it is written down.
+`report_circuit`, `report_judge` and `report_pictures` put together what is said and shown; here it is written down.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from pipeline.experiment.report_contents import (
     verdict,
 )
 from pipeline.experiment.report_inputs import MODELS, Findings, Training, read_findings
+from pipeline.experiment.report_judge import BAND, COLUMNS, WORLDS, Judgement, read_judgement
+from pipeline.experiment.report_judge import numbers as judge_numbers
 from pipeline.experiment.report_pictures import Truth, grids, model
 from pipeline.experiment.tables import KEYS, METRICS, average_ranks, count_wins, places, standing
 
@@ -43,7 +45,9 @@ logger = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(*, profile: str, runs: Path, out: Path, params: Mapping[str, Any], truth: Truth) -> Path:
+def write_report(
+    *, profile: str, runs: Path, out: Path, params: Mapping[str, Any], truth: Truth, judge: Path | None = None
+) -> Path:
     """Write a profile's report into `out` and return the path of its page.
 
     Args:
@@ -53,6 +57,7 @@ def write_report(*, profile: str, runs: Path, out: Path, params: Mapping[str, An
         params: resolved params.yaml; `sweep` says what must be there, `report` holds `reference` (a method of the
             sweep, by default its first), `images` (the most images of a picture grid) and `bootstrap` (resamples).
         truth: gives a dataset's test images as (keys, uint8 [N, S, S, 3]).
+        judge: record of the exact judge; without such a file the page has no section on it.
 
     Raises:
         InputError: something the sweep asks for is missing or does not fit the rest.
@@ -62,6 +67,7 @@ def write_report(*, profile: str, runs: Path, out: Path, params: Mapping[str, An
     results = arrange(findings, params["report"])
     costs = [cost(findings, method) for method in findings.methods]
     circuits = priors(findings)
+    judgement = read_judgement(judge)
     page = _render(
         profile=profile,
         findings=findings,
@@ -72,19 +78,25 @@ def write_report(*, profile: str, runs: Path, out: Path, params: Mapping[str, An
         grids=grids(findings, truth, params["report"]["images"]),
         models=[model(name, trainings) for name, trainings in findings.trainings.items() if name in MODELS],
         priors=circuits,
+        judge=judgement,
         provenance=provenance(findings),
         times=times(findings),
         params=_yaml(params),
         resamples=params["report"]["bootstrap"],
         size=params["image_size"],
     )
-    files = _numbers(findings, results, costs, circuits)
-    for stale in set((out / "plots" / "curves").glob("*.csv")) - {out / name for name in files}:
-        stale.unlink()
-    for name, text in (files | {"index.html": page}).items():
-        write_bytes(out / name, text.encode())
+    files = _numbers(findings, results, costs, circuits, judgement)
+    _write(out, files | {"index.html": page})
     logger.info("Report of %s: %s (%.1f MB)", profile, out / "index.html", len(page) / 1e6)
     return out / "index.html"
+
+
+def _write(out: Path, files: Mapping[str, str]) -> None:
+    """Write files by path relative to `out`, and remove curves that are no longer among them."""
+    for stale in set((out / "plots" / "curves").glob("*.csv")) - {out / name for name in files}:
+        stale.unlink()
+    for name, text in files.items():
+        write_bytes(out / name, text.encode())
 
 
 def _render(**contents: Any) -> str:
@@ -97,6 +109,9 @@ def _render(**contents: Any) -> str:
     )
     environment.globals |= {
         "BITS": BITS,
+        "JUDGED": COLUMNS,
+        "JUDGE_BAND": BAND,
+        "JUDGE_WORLDS": WORLDS,
         "METRICS": METRICS,
         "MODELS": MODELS,
         "average_ranks": average_ranks,
@@ -113,7 +128,11 @@ def _render(**contents: Any) -> str:
 
 
 def _numbers(
-    findings: Findings, results: Results, costs: Sequence[Cost], circuits: Mapping[str, Prior]
+    findings: Findings,
+    results: Results,
+    costs: Sequence[Cost],
+    circuits: Mapping[str, Prior],
+    judgement: Judgement | None,
 ) -> dict[str, str]:
     """Everything written beside the page, by path relative to the report's folder."""
     columns = (*KEYS, *findings.metrics)
@@ -128,6 +147,8 @@ def _numbers(
     table: dict[str, Any] = {"lpips": findings.lpips, "reference": results.methods[results.reference], "rows": lines}
     if circuits:
         table["circuit"] = {dataset: numbers(prior) for dataset, prior in circuits.items()}
+    if judgement is not None:
+        table["judge"] = judge_numbers(judgement)
     files = {
         "scores.csv": _csv(columns, scores),
         "table.csv": _csv(tuple(lines[0]), (line.values() for line in lines)),

@@ -216,8 +216,8 @@ def test_evaluations_are_counted_and_as_announced(done):
     params, layout = done
     for method in params.sweep.methods:
         for cell in settled(layout, method)[0]:
-            assert cell["evaluations"]["forwards"] == params.method(method).nfe()
-            assert cell["evaluations"]["backwards"] == 0
+            assert cell["evaluations"]["forwards"] >= params.method(method).nfe()  # a line search may try again
+            assert cell["evaluations"]["backwards"] >= params.method(method).nbe()
 
 
 def test_finished_cells_are_not_run_again(done):
@@ -226,6 +226,26 @@ def test_finished_cells_are_not_run_again(done):
     assert len(before) == len(params.sweep.methods) * len(params.sweep.masks)
     inpaint(params, layout, "faces", "ddnm")
     assert {path: path.stat().st_mtime_ns for path in layout.cells.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "downs"),
+    [
+        ("resampling", {"steps": 4, "particles": 3}, 4),
+        ("repaint", {"steps": 4, "jump": 2, "repeats": 2}, 6),
+        ("copaint", {"steps": 4, "gradient_steps": 1}, 3),
+    ],
+)
+def test_the_bar_is_full_when_the_last_move_is_made(fresh, capsys, method, changes, downs):
+    """However many evaluations a move takes, it advances by one."""
+    params, layout = fresh
+    methods = {**params.methods, method: {**params.methods[method], **changes}}
+    capsys.readouterr()
+    inpaint(params.model_copy(update={"methods": methods}), layout, "faces", method)
+    total = len(params.sweep.masks) * 2 * downs  # six completions in batches of four
+    full = [line for line in capsys.readouterr().err.splitlines() if f"/{total} moves" in line]
+    assert [line.partition(" moves")[0] for line in full][-1:] == [f"inpaint faces {method}: {total}/{total}"]
+    assert sum(f": {total}/{total} " in line for line in full) == 1
 
 
 def test_an_interrupted_sweep_ends_with_the_same_records(done, fresh, monkeypatch):

@@ -1,0 +1,17 @@
+"""Dry run: what every method of params.yaml would take over the whole sweep, without sampling anything."""
+
+import sys
+
+from stages.command import arguments, opened, run
+
+
+def main() -> None:
+    """Time the network, and print the plan."""
+    from pipeline.experiment.plan import plan
+
+    sys.stdout.write(plan(*opened()))
+
+
+if __name__ == "__main__":
+    arguments(__doc__)
+    run(main)
