@@ -131,9 +131,9 @@ class CoPaint:
     def _walk(self) -> list[tuple[int, int, bool]]:
         """The moves, and whether x_t is looked at before: before a step down, and where time travel turns."""
         moves = self.moves()
-        came_down = [False, *(j < i for i, j in moves)]
+        came_down = [False, *(j < i for i, j in moves[:-1])]
         optimising = self.gradient_steps > 0
-        return [(i, j, j < i or (down and optimising)) for (i, j), down in zip(moves, came_down, strict=False)]
+        return [(i, j, j < i or (down and optimising)) for (i, j), down in zip(moves, came_down, strict=True)]
 
     def _descend(self, objective: Objective, lr: float) -> Point:
         """Take the gradient steps of one level; the last evaluation records no graph, for nothing follows from it."""
