@@ -19,6 +19,10 @@ def stream_seed(*parts: object) -> int:
 class NoiseSource(Protocol):
     """What a method draws from: one independent stream per image of the batch."""
 
+    def fork(self, name: str) -> NoiseSource:
+        """Open other streams for the same images, which do not move these."""
+        ...
+
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal values, [B, *shape]."""
         ...
@@ -43,7 +47,12 @@ class Noise:
     ) -> None:
         """Open one stream per seed on `device`; CPU and CUDA streams differ, as torch's generators do."""
         self.device, self.dtype = torch.device(device), dtype
+        self._seeds = tuple(seeds)
         self._streams = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+    def fork(self, name: str) -> Noise:
+        """Open other streams for the same images, one per `name`, which do not move these."""
+        return Noise([stream_seed(seed, name) for seed in self._seeds], self.device, self.dtype)
 
     def __len__(self) -> int:
         return len(self._streams)

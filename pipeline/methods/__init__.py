@@ -1,8 +1,8 @@
 """The methods, one file per paper.
 
 A method is a frozen dataclass whose fields are its hyperparameters (and its block in params.yaml) and a function
-`method(denoiser, problem, noise, *, watch) -> x_0`. To add one: its file, its line in `METHODS` and `PRESETS`, its
-block in params.yaml.
+`method(denoiser, problem, noise, *, refine, watch) -> x_0`. To add one: its file, its line in `METHODS` and `PRESETS`,
+its block in params.yaml.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.methods import (
     blended,
     copaint,
@@ -47,7 +48,15 @@ class Method(Protocol):
         """The walk: moves (i, j) between level indices in order, -1 = clean; j < i denoises, j > i goes back."""
         ...
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]."""
         ...
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -57,13 +58,21 @@ class Blended:
         """Moves between level indices (-1 = clean) in order."""
         return list(travel(self.steps))[: self.nfe()]
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then per step the seen noise and z."""
         schedule, shape = denoiser.schedule, denoiser.shape
         x_t = noise.normal(shape)
         for t, s in schedule.steps(self.steps)[: self.nfe()]:
             x_t = torch.where(problem.known, schedule.diffuse(problem.y, t, noise.normal(shape)), x_t)
-            prediction = denoiser.denoise(x_t, t).clipped()
+            prediction = refine(denoiser.denoise(x_t, t).clipped(), x_t, t)
             z = noise.normal(shape)
             if self.kernel == "ancestral":
                 x_t = schedule.ancestral(prediction.x_0, x_t, t, s, z, prediction.v)

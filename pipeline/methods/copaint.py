@@ -30,7 +30,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.denoiser import Denoiser, Prediction
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Schedule, travel
 from pipeline.errors import ConfigError, UserError, at_least
 from pipeline.noise import NoiseSource
@@ -101,7 +102,15 @@ class CoPaint:
         """
         return sum(look for _, _, look in self._walk()) * self.gradient_steps
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then one noise per move up.
 
         Raises:
@@ -119,8 +128,9 @@ class CoPaint:
             if j > i:
                 x_t = schedule.ascend(x_t, t, s, noise.normal(denoiser.shape))
             else:
-                x_t = schedule.diffuse(best.x_0, s, best.eps)  # DDIM with eta = 0
-                watch(t, best.x_0)
+                prediction = refine(Prediction(x_0=best.x_0, eps=best.eps), x_t, t)
+                x_t = schedule.diffuse(prediction.x_0, s, prediction.eps)  # DDIM with eta = 0
+                watch(t, prediction.x_0)
         return x_t.clamp(-1.0, 1.0)
 
     def _times(self, schedule: Schedule) -> list[int]:

@@ -28,6 +28,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -78,7 +79,15 @@ class DAPS:
         """Gradients per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1].
 
         Draws x_T, then per level the end of the Langevin dynamics and, but for the last, the noise of the next.
@@ -91,7 +100,7 @@ class DAPS:
             if j > i:
                 x_t, start = schedule.diffuse(x_t, s, noise.normal(shape)), s
                 continue
-            prediction = denoiser.denoise(x_t, t)
+            prediction = refine(denoiser.denoise(x_t, t), x_t, t)
             x_t = schedule.ddim(prediction.x_0, prediction.eps, t, s, prediction.eps, eta=0.0)
             if s == 0:
                 x_t = problem.paste(x_t + self.spread(schedule, start) * noise.normal(shape))

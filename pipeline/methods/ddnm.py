@@ -17,6 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Spacing, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -67,7 +68,15 @@ class DDNM:
         """Gradients per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then one noise per move."""
         schedule, shape = denoiser.schedule, denoiser.shape
         times = [*reversed(schedule.times(self.steps, self.spacing)), 0]  # index -1 is the clean image
@@ -78,7 +87,8 @@ class DDNM:
                 x_t = schedule.diffuse(estimate, s, z)
                 continue
             prediction = denoiser.denoise(x_t, t)
-            estimate = prediction.clipped().x_0 if self.clip else prediction.x_0
+            prediction = refine(prediction.clipped() if self.clip else prediction, x_t, t)
+            estimate = prediction.x_0
             x_0 = problem.paste(estimate)
             sigma = math.sqrt(1.0 - schedule.alpha_bar[s])
             if self.damping == "ddnm_plus":

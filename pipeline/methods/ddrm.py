@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Schedule, Spacing, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -79,7 +80,15 @@ class DDRM:
         """Network differentiations per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1].
 
         Draws the measurement noise (if there is any), x_T, then z for every step.
@@ -93,7 +102,7 @@ class DDRM:
             x_t = torch.where(known, (y + math.sqrt(sigma**2 - self.sigma_y**2) * x_t) / sigma, x_t)
         for i, j in self.moves():
             t, s, z = times[i], times[j], noise.normal(shape)
-            prediction, sigma = denoiser.denoise(x_t, t), noise_level(schedule, s)
+            prediction, sigma = refine(denoiser.denoise(x_t, t), x_t, t), noise_level(schedule, s)
             fresh = math.sqrt(1.0 - self.eta**2) * prediction.eps + self.eta * z
             hidden = prediction.x_0 + sigma * fresh
             seen = self.seen(prediction.x_0, y, sigma, z)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Spacing, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -62,13 +63,22 @@ class DiffPIR:
         """Gradients per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then z for every step."""
         schedule, shape = denoiser.schedule, denoiser.shape
         x_t = noise.normal(shape)
         for t, s in schedule.steps(self.steps, self.spacing):
             prediction = denoiser.denoise(x_t, t)
-            x_0 = problem.paste(prediction.clipped().x_0 if self.clip else prediction.x_0)
+            prediction = refine(prediction.clipped() if self.clip else prediction, x_t, t)
+            x_0 = problem.paste(prediction.x_0)
             eps = schedule.eps(x_t, x_0, t)
             eps = math.sqrt(1.0 - self.zeta) * eps + math.sqrt(self.zeta) * noise.normal(shape)
             x_t = schedule.diffuse(x_0, s, eps)

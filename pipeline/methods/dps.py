@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser, Prediction
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Spacing, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -80,7 +81,15 @@ class DPS:
         """Network differentiations per image: one per step."""
         return len(self.moves())
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1].
 
         Draws x_T, the measurement noise (if there is any), then z for every step.
@@ -94,6 +103,7 @@ class DPS:
         for i, j in self.moves():
             t, s, z = times[i], times[j], noise.normal(shape)
             prediction, gradient = self.differentiate(denoiser, y, problem.known, x_t, t)
+            prediction = refine(prediction, x_t, t)
             if self.kernel == "ancestral":
                 x_s = schedule.ancestral(prediction.x_0, x_t, t, s, z, prediction.v)
             else:

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
-from pipeline.diffusion.schedule import Spacing, travel
+from pipeline.diffusion.refine import Refine, unchanged
+from pipeline.diffusion.schedule import Schedule, Spacing, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
@@ -70,23 +71,31 @@ class LanPaint:
         """Gradients per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then z for every inner step."""
         schedule, shape = denoiser.schedule, denoiser.shape
         x_t = noise.normal(shape)
         for t, s in schedule.steps(self.steps, self.spacing):
             for _ in range(self.inner_steps):
-                x_t = self.langevin(denoiser, problem, x_t, t, noise.normal(shape))
-            x_0 = problem.paste(denoiser.denoise(x_t, t).x_0)
+                x_0 = refine(denoiser.denoise(x_t, t), x_t, t).x_0
+                x_t = self.langevin(schedule, problem, x_0, x_t, t, noise.normal(shape))
+            x_0 = problem.paste(refine(denoiser.denoise(x_t, t), x_t, t).x_0)
             eps = schedule.eps(x_t, x_0, t)
             x_t = schedule.ddim(x_0, eps, t, s, eps, eta=0.0)
             watch(t, x_0)
         return x_t.clamp(-1.0, 1.0)
 
-    def langevin(self, denoiser: Denoiser, problem: Problem, x_t: Tensor, t: int, z: Tensor) -> Tensor:
-        """One step at time t with standard normal `z`; x_t and z [B, C, H, W]."""
-        a = float(denoiser.schedule.alpha_bar[t])
-        x_0 = denoiser.denoise(x_t, t).x_0
+    def langevin(self, schedule: Schedule, problem: Problem, x_0: Tensor, x_t: Tensor, t: int, z: Tensor) -> Tensor:
+        """One step at time t from the estimate x_0 at x_t, with standard normal `z`; all [B, C, H, W]."""
+        a = float(schedule.alpha_bar[t])
         aim = x_0 + (1.0 + self.strength) * problem.residual(x_0)  # (1 + lambda) y - lambda x_0 where seen, else x_0
         drift = math.sqrt(a) * aim - x_t  # (1 - a) times the score
         step = torch.where(problem.known, self.step_size / (1.0 + self.strength), self.step_size).to(x_t.dtype)

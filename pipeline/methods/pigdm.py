@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser, Prediction
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -63,12 +64,20 @@ class PiGDM:
         """Gradients per image: one per step."""
         return self.steps
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1]; draws x_T, then z for every step."""
         schedule, shape = denoiser.schedule, denoiser.shape
         x_t = noise.normal(shape)
         for t, s in schedule.steps(self.steps):
-            guided = self.guide(denoiser, problem, x_t, t)
+            guided = refine(self.guide(denoiser, problem, x_t, t), x_t, t)
             x_t = schedule.ddim(guided.x_0, guided.eps, t, s, noise.normal(shape), self.eta)
             watch(t, guided.x_0)
         return x_t.clamp(-1.0, 1.0)

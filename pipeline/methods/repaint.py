@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -78,7 +79,15 @@ class RePaint:
         """Gradients per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1].
 
         Draws x_T, then z for every move, followed by the seen noise if the move goes down and is not the first.
@@ -94,7 +103,7 @@ class RePaint:
             if count > 0:
                 x_t = torch.where(problem.known, schedule.diffuse(problem.y, t, noise.normal(shape)), x_t)
             prediction = denoiser.denoise(x_t, t)
-            prediction = prediction.clipped() if self.clip else prediction
+            prediction = refine(prediction.clipped() if self.clip else prediction, x_t, t)
             if self.kernel == "ancestral":
                 x_t = schedule.ancestral(prediction.x_0, x_t, t, s, z, prediction.v)
             else:

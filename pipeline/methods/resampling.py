@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser, Prediction
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Schedule, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -92,7 +93,15 @@ class Resampling:
         """Gradients per image: none."""
         return 0
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1].
 
         Draws x_T of all particles and the seen noise; per step the seen noise, what `scheme` needs and, unless the step
@@ -106,8 +115,7 @@ class Resampling:
         log_weights = torch.zeros(x_t.shape[:2], dtype=torch.float64, device=x_t.device)
         for t, s in walk:
             x_t = torch.where(known, path, x_t)
-            prediction = _denoise(denoiser, x_t, t)
-            prediction = prediction.clipped() if self.clip else prediction
+            prediction = self._ask(denoiser, refine, x_t, t)
             path = self._next(schedule, y, path, t, s, noise.normal((1, *shape)))
             mean, variance = self._reverse(schedule, prediction, x_t, t, s)
             log_weights = log_weights + self._log_weights(_square((path - mean) * known), variance)
@@ -121,6 +129,13 @@ class Resampling:
             log_weights = self._log_weights(_square((y - x_t) * known), 0.0)
         chosen = noise.choice(torch.softmax(log_weights, dim=1), 1)
         return take(x_t, chosen)[:, 0].clamp(-1.0, 1.0)
+
+    def _ask(self, denoiser: Denoiser, refine: Refine, x_t: Tensor, t: int) -> Prediction:
+        """Ask about particles [B, P, C, H, W] as one batch."""
+        flat, axes = x_t.flatten(0, 1), x_t.shape[:2]
+        prediction = denoiser.denoise(flat, t)
+        prediction = refine(prediction.clipped() if self.clip else prediction, flat, t)
+        return Prediction(x_0=prediction.x_0.unflatten(0, axes), eps=prediction.eps.unflatten(0, axes))
 
     def _next(self, schedule: Schedule, y: Tensor, path: Tensor, t: int, s: int, z: Tensor) -> Tensor:
         """The seen pixels at time s, [B, 1, C, H, W], given those at time t."""
@@ -154,13 +169,6 @@ class Resampling:
         now = effective <= self.threshold * count
         same = torch.arange(count, device=index.device)
         return torch.where(now, index, same), torch.where(now, 0.0, log_weights)
-
-
-def _denoise(denoiser: Denoiser, x_t: Tensor, t: int) -> Prediction:
-    """Ask about particles [B, P, C, H, W] as one batch."""
-    prediction = denoiser.denoise(x_t.flatten(0, 1), t)
-    axes = x_t.shape[:2]
-    return Prediction(x_0=prediction.x_0.unflatten(0, axes), eps=prediction.eps.unflatten(0, axes))
 
 
 def _square(error: Tensor) -> Tensor:

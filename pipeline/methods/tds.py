@@ -19,12 +19,13 @@ steps, the learned variance, 4 particles, systematic resampling at every step. T
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.denoiser import Denoiser, Prediction
+from pipeline.diffusion.refine import Refine, unchanged
 from pipeline.diffusion.schedule import Schedule, travel
 from pipeline.errors import ConfigError, at_least
 from pipeline.noise import NoiseSource
@@ -47,6 +48,12 @@ class Look:
     shift: Tensor
     v: Tensor | None
     log_twist: Tensor
+
+    def refined(self, refine: Refine, schedule: Schedule, t: int) -> Look:
+        """The same with guided estimates refined; log-weights account for whatever the particles are moved by."""
+        x_t, x_0 = self.x_t.flatten(0, 1), (self.x_0 + self.shift).flatten(0, 1)
+        better = refine(Prediction(x_0=x_0, eps=schedule.eps(x_t, x_0, t)), x_t, t).x_0
+        return replace(self, shift=better.unflatten(0, self.x_0.shape[:2]) - self.x_0)
 
     def take(self, parents: Tensor) -> Look:
         """The particles chosen by index [B, n], image by image."""
@@ -89,7 +96,15 @@ class TDS:
         """Gradients per image, one with every evaluation."""
         return self.particles * self.steps
 
-    def __call__(self, denoiser: Denoiser, problem: Problem, noise: NoiseSource, *, watch: Watch = ignore) -> Tensor:
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        problem: Problem,
+        noise: NoiseSource,
+        *,
+        refine: Refine = unchanged,
+        watch: Watch = ignore,
+    ) -> Tensor:
         """Sample one completion per problem, [B, C, H, W] in [-1, 1].
 
         Draws x_T of all particles; per step a number for resampling and, but for the last, z of all particles; at the
@@ -99,7 +114,7 @@ class TDS:
         x_t = noise.normal((self.particles, *shape))
         log_weights = torch.zeros(x_t.shape[:2], dtype=torch.float64, device=x_t.device)
         for t, s in schedule.steps(self.steps):
-            look = twisted(denoiser, problem, x_t, t)
+            look = twisted(denoiser, problem, x_t, t).refined(refine, schedule, t)
             log_weights = log_weights + look.log_twist
             watch(t, look.take(log_weights.argmax(1, keepdim=True)).x_0[:, 0])
             parents, log_weights = self.resample(log_weights, noise)

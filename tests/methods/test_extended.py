@@ -334,7 +334,8 @@ def test_langevin_steps_keep_the_distribution_of_the_noisy_posterior():
     x_t = torch.where(half(count), LINEAR.diffuse(shown.y, t, draw(count, 1, 3, 3)), draw(count, 1, 3, 3, seed=1))
     method = LanPaint(strength=0.0, step_size=0.1)
     for k in range(40):
-        x_t = method.langevin(prior, shown, x_t, t, draw(count, 1, 3, 3, seed=2 + k))
+        x_0 = prior.denoise(x_t, t).x_0
+        x_t = method.langevin(LINEAR, shown, x_0, x_t, t, draw(count, 1, 3, 3, seed=2 + k))
     mean, variance = x_t.mean(0, keepdim=True), x_t.var(0, keepdim=True)
     assert torch.allclose(mean, torch.where(half(1), math.sqrt(a) * shown.y[:1], 0.0), atol=0.06)
     expected = torch.where(half(1), 1 - a, 1.0)

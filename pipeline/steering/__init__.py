@@ -1,0 +1,1 @@
+"""Steering: what a tractable prior knows about an image, brought into a diffusion model's estimate of it."""

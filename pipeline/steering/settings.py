@@ -1,0 +1,97 @@
+"""How an estimate is steered: the parameters, and the settings worth a name.
+
+`PRESETS` has `ours` (the defaults), `paper` (the equations of Liu et al. 2024, arXiv 2401.03349: the encoder's
+posterior at a fixed temperature as evidence, the mean and variance of eight joint draws, an x_0 drawn from the mixture,
+the schedule of weights a_t = .8 + .2 exp(-2 t / T)) and `released` (the formula of the published code).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import ConfigError, at_least
+
+Rule = Literal["likelihood", "posterior", "divided"]
+"""How an estimate becomes evidence; see `pipeline.steering.evidence`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """How an estimate is steered.
+
+    Attributes:
+        formula: "exact" as described above; "released" as the published code computes, for which only `until` counts.
+        until: share of T down to which estimates are steered; 1 = never.
+        refresh: share of T after which the circuit is asked again; 0 = at every step.
+        rule: how the estimate becomes evidence; see `pipeline.steering.evidence`.
+        temperature: of the encoder's posterior; for the rules "posterior" and "divided".
+        evidence_draws: draws from the diffusion side of which the encoder's posterior is the mean; 0 = its mean only.
+        query: "exact", or "flow" for the query of the published code, which lacks the evidence of the token asked for.
+        picture: "expected" decodes the expected code of each token, "joint" draws of all tokens together,
+            "independent" draws of each token by itself.
+        draws: how many are decoded, if any are drawn; their mean and variance are the circuit's side.
+        weighting: "fitted" takes the weight of the diffusion side from the calibration, "schedule" from
+            a_t = low + (high - low) exp(-decay t / T).
+        low, high, decay: of that schedule.
+        outcome: whether the "mean" of the mixture is the new estimate, or a "draw" from it, cut to [-1, 1].
+        eps: "implied" by the new estimate, or "kept" as the denoiser said.
+        known: "always" pastes seen pixels into every estimate, "steered" into those that are steered.
+    """
+
+    formula: Literal["exact", "released"] = "exact"
+    until: float = 0.5
+    refresh: float = 0.05
+    rule: Rule = "likelihood"
+    temperature: float = 0.1
+    evidence_draws: int = 0
+    query: Literal["exact", "flow"] = "exact"
+    picture: Literal["expected", "joint", "independent"] = "expected"
+    draws: int = 1
+    weighting: Literal["fitted", "schedule"] = "fitted"
+    low: float = 0.8
+    high: float = 1.0
+    decay: float = 2.0
+    outcome: Literal["mean", "draw"] = "mean"
+    eps: Literal["implied", "kept"] = "implied"
+    known: Literal["always", "steered"] = "always"
+
+    def __post_init__(self) -> None:
+        shares = {"until": self.until, "refresh": self.refresh, "low": self.low, "high": self.high}
+        for name, value in shares.items():
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{name} must be between 0 and 1, but is {value}")
+        at_least(1, draws=self.draws)
+        at_least(0, evidence_draws=self.evidence_draws, decay=self.decay)
+        if not self.temperature > 0.0:
+            raise ConfigError(f"temperature must be above 0, but is {self.temperature}")
+        if self.rule == "likelihood" and self.evidence_draws:
+            raise ConfigError(
+                "evidence_draws must be 0 for the rule likelihood, which looks at the mean, but is "
+                f"{self.evidence_draws}"
+            )
+
+    def weight(self, fitted: float, t: int, T: int) -> float:
+        """Weight of the diffusion side at time t, where `fitted` is the calibration's."""
+        if self.weighting == "fitted":
+            return fitted
+        return self.low + (self.high - self.low) * math.exp(-self.decay * t / T)
+
+
+PRESETS = {
+    "ours": Steering(),
+    "paper": Steering(
+        until=0.9,
+        refresh=0.0,
+        rule="posterior",
+        evidence_draws=4,
+        picture="joint",
+        draws=8,
+        weighting="schedule",
+        outcome="draw",
+        known="steered",
+    ),
+    "released": Steering(formula="released", until=0.9, known="steered"),
+}
+"""Ours, the paper's equations, and the published code's formula (an ablation)."""
