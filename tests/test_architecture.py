@@ -58,6 +58,7 @@ BREACHES = {
         ("pipeline.problem", "yaml"),
         ("pipeline.weights", "matplotlib"),
         ("pipeline.oracles.worlds", "matplotlib"),
+        ("pipeline.steering.fusion", "matplotlib"),
     ],
     "lightning": [("pipeline.experiment.job", "pytorch_lightning"), ("stages.track", "lightning")],
     "mlflow": [("pipeline.experiment.job", "mlflow"), ("stages.ui", "mlflow")],
@@ -196,6 +197,7 @@ WITNESSES = {
 SPARED = {
     ("inpaint", "pipeline.methods"): "the table of methods; the stage watches its own row's file",
     ("inpaint", "pipeline.data.masks"): "reads masks as files, which the stage watches; a new one changes no old one",
+    ("inpaint_steered", "pipeline.data.masks"): "as inpaint",
     ("score", "pipeline.data.masks"): "as inpaint",
     ("train_vqgan", "pipeline.experiment.pictures"): "sheets for the eye",
     ("train_ddpm", "pipeline.experiment.pictures"): "sheets for the eye",
@@ -274,7 +276,7 @@ UNWATCHED_PARAMS = {("inpaint", "sweep.batch"): "how many images at a time: deci
 def test_a_stage_watches_the_parameters_it_reads(stage):
     """Every `params.section.name` in the module that does the stage's work."""
     [worker] = [name for name in provenance.imported_by(entry(stage)) if name.startswith("pipeline.experiment.")]
-    declared = [name.replace("${item.method}", "*").replace("${key}", "*") for name in definition(stage)["params"]]
+    declared = [re.sub(r"\$\{\S+\}", "*", name) for name in definition(stage)["params"]]
     for used in read_from_params(SOURCES[worker]):
         if (stage, used) not in UNWATCHED_PARAMS:
             places = [f"{name}." for name in declared]
@@ -293,7 +295,7 @@ def read_from_params(path):
         chain = [*([inner.id] if isinstance(inner, ast.Name) else []), *reversed(chain)]
         if isinstance(node, ast.Attribute) and "params" in chain[:-1]:
             name = ".".join(chain[chain.index("params") + 1 :][:2])
-            yield "methods" if name == "method" else name
+            yield {"method": "methods", "row": "steered", "rows": "sweep.methods"}.get(name, name)
 
 
 @pytest.mark.parametrize("profile", names(ROOT))
@@ -301,7 +303,7 @@ def read_from_params(path):
 def test_watched_parameters_are_there(stage, profile):
     values = resolved(ROOT, profile)
     for name in definition(stage)["params"]:
-        for block, key in (("datasets", "${key}"), ("methods", "${item.method}")):
+        for block, key in (("datasets", "${key}"), ("methods", "${item.method}"), ("steered", "${item.steered}")):
             name = name.replace(key, next(iter(values[block])))
         value = values
         for part in name.split("."):
@@ -312,7 +314,7 @@ def test_watched_parameters_are_there(stage, profile):
 def test_stages_are_repeated_over_the_sweep():
     for stage in STAGES:
         for name, values in STAGES[stage].get("matrix", {}).items():
-            assert values == f"${{sweep.{name}s}}"
+            assert values == f"${{sweep.{name if name == 'steered' else name + 's'}}}"
             assert f"--{name} ${{item.{name}}}" in definition(stage)["cmd"]
 
 

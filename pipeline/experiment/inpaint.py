@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,19 +26,58 @@ from pipeline.experiment.models import load_denoiser
 from pipeline.experiment.params import Params
 from pipeline.experiment.progress import Bar, progress
 from pipeline.experiment.record import write_bytes, write_json
+from pipeline.methods import Method
 
 SCHEMA = 1
+
+SHELL = ("pipeline.experiment.completion", "pipeline.diffusion.unet", "pipeline.diffusion.precision")
+"""Modules whose sources, and whatever they import, decide every cell's result."""
+
+
+class Meter(Protocol):
+    """What a method asks for beside its network."""
+
+    counts: Counter[str]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time of each part of the work."""
+        ...
+
+    def clear(self) -> None:
+        """Go back to 0."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """What a row of the comparison runs, and what its record says of it.
+
+    Attributes:
+        name: of the row.
+        method: what is run.
+        params: its hyperparameters, as plain values.
+        code: modules whose sources decide its results, beside those of the shell.
+        inputs: digests of what it reads, beside data, masks and denoiser.
+        meter: what it counts beside network evaluations, if it does.
+    """
+
+    name: str
+    method: Method
+    params: Mapping[str, Any]
+    code: tuple[str, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    meter: Meter | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all cells of one (dataset, method) share."""
+    """What all cells of one (dataset, row) share."""
 
     params: Params
     layout: Layout
     dataset: str
-    method_name: str
-    method: Any
+    contestant: Contestant
     images: ImageSet
     data_digest: str
     denoiser: Denoiser
@@ -52,25 +93,34 @@ class Sweep:
 def inpaint(params: Params, layout: Layout, dataset: str, method_name: str) -> None:
     """Run the cells of `dataset` and `method_name` that the store lacks, and assemble the stage's output from it."""
     runtime.make_deterministic()
-    sweep, store = open_sweep(params, layout, dataset, method_name), CellStore(layout.cells)
-    masks = {name: read_masks(layout.masks, name, sweep.count) for name in params.sweep.masks}
-    prints = {name: fingerprint(sweep, mask) for name, mask in masks.items()}
+    method = params.method(method_name)
+    contestant = Contestant(name=method_name, method=method, params=asdict(method), code=(module_of(method_name),))
+    run_cells(open_sweep(params, layout, dataset, contestant))
+
+
+def run_cells(sweep: Sweep) -> None:
+    """Run the cells that the store lacks, and assemble the stage's output from it."""
+    params, layout, name = sweep.params, sweep.layout, sweep.contestant.name
+    store = CellStore(layout.cells)
+    masks = {mask: read_masks(layout.masks, mask, sweep.count) for mask in params.sweep.masks}
+    prints = {mask: fingerprint(sweep, known) for mask, known in masks.items()}
     batches = math.ceil(sweep.count * params.sweep.samples / params.sweep.batch)
-    per_cell = batches * sum(j < i for i, j in sweep.method.moves())  # the watch is told of every denoising move
-    missing = [name for name in masks if store.find(prints[name]) is None]
+    moves = sweep.contestant.method.moves()
+    per_cell = batches * sum(j < i for i, j in moves)  # the watch is told of every denoising move
+    missing = [mask for mask in masks if store.find(prints[mask]) is None]
     if missing:
         warm_up(sweep)
-    with progress(f"inpaint {dataset} {method_name}", per_cell * len(masks), "moves") as bar:
+    with progress(f"inpaint {sweep.dataset} {name}", per_cell * len(masks), "moves") as bar:
         bar.reach(per_cell * (len(masks) - len(missing)))
-        for name in missing:
-            bar.say(name)
-            store.put(run_cell(sweep, masks[name], prints[name], bar))
-    out, records = layout.inpaint(dataset, method_name), []
-    for name in masks:
-        cell = store.find(prints[name])
+        for mask in missing:
+            bar.say(mask)
+            store.put(run_cell(sweep, masks[mask], prints[mask], bar))
+    out, records = layout.inpaint(sweep.dataset, name), []
+    for mask in masks:
+        cell = store.find(prints[mask])
         if cell is None:
-            raise RuntimeError(f"The cell {prints[name]} vanished from {layout.cells} while the stage ran.")
-        write_bytes(out / f"{name}.npz", store.path(prints[name]).read_bytes())
+            raise RuntimeError(f"The cell {prints[mask]} vanished from {layout.cells} while the stage ran.")
+        write_bytes(out / f"{mask}.npz", store.path(prints[mask]).read_bytes())
         records.append(cell.record)
     write_json(out / "cells.json", {"cells": records})
     for path in out.iterdir():
@@ -79,7 +129,7 @@ def inpaint(params: Params, layout: Layout, dataset: str, method_name: str) -> N
     show(layout)
 
 
-def open_sweep(params: Params, layout: Layout, dataset: str, method_name: str) -> Sweep:
+def open_sweep(params: Params, layout: Layout, dataset: str, contestant: Contestant) -> Sweep:
     """Load what the cells share."""
     device, manifest = runtime.choose_device(), read_manifest(layout.data(dataset))
     there = manifest["splits"]["test"]["count"]
@@ -94,8 +144,7 @@ def open_sweep(params: Params, layout: Layout, dataset: str, method_name: str) -
         params=params,
         layout=layout,
         dataset=dataset,
-        method_name=method_name,
-        method=params.method(method_name),
+        contestant=contestant,
         images=read_split(layout.data(dataset), "test", layout.cache),
         data_digest=manifest["splits"]["test"]["digest"],
         denoiser=denoiser,
@@ -111,8 +160,8 @@ def essence(sweep: Sweep, mask: MaskSet) -> dict[str, Any]:
         "schema": SCHEMA,
         "dataset": sweep.dataset,
         "mask": mask.name,
-        "method": sweep.method_name,
-        "params": asdict(sweep.method),
+        "method": sweep.contestant.name,
+        "params": dict(sweep.contestant.params),
         "seed": params.seed,
         "image_size": params.image_size,
         "image_ids": list(sweep.images.keys[: sweep.count]),
@@ -123,16 +172,16 @@ def essence(sweep: Sweep, mask: MaskSet) -> dict[str, Any]:
             "data": sweep.data_digest,
             "masks": mask.digest,
             "denoiser": sweep.denoiser_digest,
-            "code": provenance.code_digest(*code_of(sweep.method_name)),
+            "code": provenance.code_digest(*sweep.contestant.code, *SHELL),
+            **sweep.contestant.inputs,
         },
         "versions": runtime.major_versions(),
     }
 
 
-def code_of(method_name: str) -> tuple[str, ...]:
-    """Modules whose sources, and whatever they import, decide a cell's result."""
-    shared = ("pipeline.experiment.completion", "pipeline.diffusion.unet", "pipeline.diffusion.precision")
-    return (f"pipeline.methods.{method_name}", *shared)
+def module_of(method_name: str) -> str:
+    """The module of a method."""
+    return f"pipeline.methods.{method_name}"
 
 
 def fingerprint(sweep: Sweep, mask: MaskSet) -> str:
@@ -149,18 +198,21 @@ def warm_up(sweep: Sweep) -> None:
 
 def run_cell(sweep: Sweep, mask: MaskSet, name: str, bar: Bar) -> Cell:
     """Sample every image of a cell, and time it."""
-    params, started = sweep.params, runtime.now()
+    params, contestant, started = sweep.params, sweep.contestant, runtime.now()
     images = sweep.images.images[: sweep.count]
     jobs = [(i, k) for i in range(len(images)) for k in range(params.sweep.samples)]
     samples = np.empty((len(images), params.sweep.samples, *images.shape[1:]), np.uint8)
     counted, watch = Counted(sweep.denoiser), runtime.Stopwatch(sweep.device)
+    meter = contestant.meter
+    if meter:
+        meter.clear()
     for start in range(0, len(jobs), params.sweep.batch):
         batch = jobs[start : start + params.sweep.batch]
         rows = [i for i, _ in batch]
         seeds = [image_seed(params.seed, sweep.dataset, sweep.images.keys[i], k) for i, k in batch]
         with watch.lap():
             x = complete(
-                sweep.method,
+                contestant.method,
                 counted,
                 images[rows],
                 mask.known[rows],
@@ -178,10 +230,11 @@ def run_cell(sweep: Sweep, mask: MaskSet, name: str, bar: Bar) -> Cell:
         "evaluations": {
             "forwards": counted.forwards / total,
             "backwards": counted.backwards / total,
-            "circuit": 0.0,
-            "codec": 0.0,
+            "circuit": meter.counts["circuit"] / total if meter else 0.0,
+            "codec": (meter.counts["encode"] + meter.counts["decode"]) / total if meter else 0.0,
         },
         "measured": runtime.circumstances(sweep.device, started, watch.seconds)
-        | {"seconds_per_image": watch.seconds / total, "batch_size": min(params.sweep.batch, total)},
+        | {"seconds_per_image": watch.seconds / total, "batch_size": min(params.sweep.batch, total)}
+        | ({"split": {part: seconds / total for part, seconds in meter.seconds.items()}} if meter else {}),
     }
     return Cell(record, samples, mask.known)

@@ -72,6 +72,14 @@ class Layout:
         """The circuit of a dataset."""
         return self.runs / "circuit" / dataset
 
+    def steering(self, dataset: str) -> Path:
+        """Fitted trust of a dataset's steering."""
+        return self.runs / "steering" / dataset
+
+    def insight(self, dataset: str) -> Path:
+        """What the circuit of a dataset says about masked images."""
+        return self.runs / "insight" / dataset
+
     def transformer(self, dataset: str) -> Path:
         """The reference transformer of a dataset."""
         return self.runs / "transformer" / dataset
@@ -81,7 +89,7 @@ class Layout:
         return self.runs / "ddpm" / dataset
 
     def inpaint(self, dataset: str, method: str) -> Path:
-        """Finished cells of a (dataset, method), a file per mask."""
+        """Finished cells of a (dataset, method or steered row), a file per mask."""
         return self.runs / "inpaint" / dataset / method
 
     def scores(self, dataset: str) -> Path:

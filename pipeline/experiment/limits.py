@@ -51,7 +51,17 @@ def _names(params: Params) -> Iterator[str]:
     yield from _known("sweep.masks", sweep.masks, [*MASKS, *params.mask_files], "a mask, or a key of mask_files")
     taken = [name for name in params.mask_files if name in MASKS]
     yield from _known("mask_files", taken, [], "free: it names a built-in mask")
-    yield from _known("report.reference", [params.report.reference], sweep.methods, "one of sweep.methods")
+    yield from _known("steering.masks", params.steering.masks, [*MASKS, *params.mask_files], "a mask")
+    for name in params.steered:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            yield f"steered.{name}: a name becomes a folder, so it consists of letters, digits, _ and -"
+        if name in params.methods:
+            yield f"steered.{name}: is the name of a method; call the steered one otherwise"
+        yield from _known(f"steered.{name}.base", [params.row(name).base], params.methods, "a block under methods")
+    yield from _known("sweep.steered", sweep.steered, params.steered, "a block under steered")
+    yield from _known(
+        "report.reference", [params.report.reference], params.rows, "one of sweep.methods or sweep.steered"
+    )
 
 
 def _known(key: str, names: list[str], allowed: Any, what: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pipeline.diffusion.unet import UNetParams
 from pipeline.errors import ConfigError
 from pipeline.experiment.limits import faults, suggest
 from pipeline.methods import METHODS
+from pipeline.steering.settings import PRESETS, Steering
 from pipeline.training.settings import CircuitParams, EMParams, TrainerParams, TrunkParams
 from pipeline.training.token_network import TransformerParams
 
@@ -106,11 +107,21 @@ class LPIPSBlock(Block):
     download: bool
 
 
+class SteeringBlock(Block):
+    """What is looked at to fit how far steering can trust its models: training images only."""
+
+    images: Positive
+    levels: Positive
+    until: Annotated[float, Field(ge=0, lt=1)]
+    masks: Names
+
+
 class SweepBlock(Block):
-    """What is inpainted with what."""
+    """What is inpainted with what; `steered` are rows of the section of that name."""
 
     datasets: Names
     methods: Names
+    steered: list[str]
     masks: Names
     images: Positive
     samples: Positive
@@ -140,7 +151,9 @@ class Params(Block):
     transformer: TransformerBlock
     ddpm: DDPMBlock
     mask_files: dict[str, str]
+    steering: SteeringBlock
     methods: dict[str, dict[str, Any]]
+    steered: dict[str, dict[str, Any]]
     sweep: SweepBlock
     report: ReportBlock
 
@@ -149,13 +162,25 @@ class Params(Block):
         """Refuse combinations that cannot run."""
         for name, block in self.methods.items():
             build_method(name, block)
+        for name, block in self.steered.items():
+            build_row(name, block)
         for sentence in faults(self):
             raise ValueError(sentence)
         return self
 
+    @property
+    def rows(self) -> list[str]:
+        """Everything that is compared: the methods of the sweep, then what is steered."""
+        return [*self.sweep.methods, *self.sweep.steered]
+
     def method(self, name: str) -> Any:
-        """The method `name` with its hyperparameters."""
+        """The method `name` with its hyperparameters; of a steered row, its base."""
+        name = self.row(name).base if name in self.steered else name
         return build_method(name, self.methods[name])
+
+    def row(self, name: str) -> SteeredRow:
+        """What the steered row `name` is made of."""
+        return build_row(name, self.steered[name])
 
 
 def build_method(name: str, block: dict[str, Any]) -> Any:
@@ -175,6 +200,47 @@ def build_method(name: str, block: dict[str, Any]) -> Any:
         return TypeAdapter(cls).validate_json(json.dumps(block), strict=True)
     except ValidationError as error:
         raise ValueError(f"methods.{name}.{_sentence(error)}") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SteeredRow:
+    """A method that is steered.
+
+    Attributes:
+        base: the name of its block under `methods`.
+        warm: share of T above which the circuit's completion stands in for the network; 1 = never.
+        steering: how it is steered.
+    """
+
+    base: str
+    warm: float
+    steering: Steering
+
+
+def build_row(name: str, block: dict[str, Any]) -> SteeredRow:
+    """Make a row from its block under `steered`: `base`, and what differs from `preset` (ours, if not given).
+
+    Raises:
+        ValueError: something is unknown or missing, or a value has the wrong type.
+    """
+    key, block = f"steered.{name}", dict(block)
+    fields = [field.name for field in dataclasses.fields(Steering)]
+    for entry in block:
+        if entry not in ("base", "preset", "warm", *fields):
+            raise ValueError(f"{key}.{entry}: unknown parameter{suggest(entry, ['base', 'preset', 'warm', *fields])}")
+    base, preset, warm = block.pop("base", None), block.pop("preset", "ours"), block.pop("warm", 1.0)
+    if not isinstance(base, str):
+        raise ValueError(f"{key}.base: expected the name of a block under methods, but it is {base!r}")
+    if preset not in PRESETS:
+        raise ValueError(f"{key}.preset: unknown preset{suggest(str(preset), PRESETS)}")
+    if isinstance(warm, bool) or not isinstance(warm, int | float) or not 0.0 < warm <= 1.0:
+        raise ValueError(f"{key}.warm: expected a number above 0 and at most 1, but it is {warm!r}")
+    values = dataclasses.asdict(PRESETS[preset]) | block
+    try:
+        steering = TypeAdapter(Steering).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{key}.{_sentence(error)}") from error
+    return SteeredRow(base=base, warm=float(warm), steering=steering)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -76,12 +76,13 @@ class Findings:
 
 
 def read_findings(root: Path, sweep: Mapping[str, Sequence[str]]) -> Findings:
-    """Read what the stages of one profile left under `root` for the sweep's `datasets`, `masks` and `methods`.
+    """Read what the stages of one profile left under `root` for the sweep's `datasets`, `masks` and rows.
 
     Raises:
         InputError: something the sweep asks for is missing or does not fit the rest; the message names the file.
     """
-    datasets, masks, methods = (tuple(sweep[key]) for key in ("datasets", "masks", "methods"))
+    datasets, masks = (tuple(sweep[key]) for key in ("datasets", "masks"))
+    methods = (*sweep["methods"], *sweep.get("steered", ()))
     scored = {dataset: _json(root / "scores" / dataset / "score.json", "score") for dataset in datasets}
     lpips = _agreed_lpips(root, {dataset: record["lpips"] for dataset, record in scored.items()})
     tables = {dataset: _score_rows(root / "scores" / dataset / "scores.csv", lpips["column"]) for dataset in datasets}

@@ -39,7 +39,7 @@ def score(params: Params, layout: Layout, dataset: str) -> None:
     truth = dict(zip(test.keys, test.images, strict=True))
     rows: list[Row] = []
     cells: list[dict[str, Any]] = []
-    pairs = [(method, mask) for method in params.sweep.methods for mask in params.sweep.masks]
+    pairs = [(method, mask) for method in params.rows for mask in params.sweep.masks]
     with progress(f"score {dataset}", len(pairs), "cells") as bar:
         for method, mask in pairs:
             cell = unpack(layout.inpaint(dataset, method) / f"{mask}.npz")

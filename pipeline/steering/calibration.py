@@ -57,13 +57,13 @@ class Level:
             [CLASSES].
         diffusion_variance: of the diffusion model's estimate around x_0, [CLASSES].
         circuit_variance: of the circuit's picture around x_0, [CLASSES].
-        weight: of the diffusion model in the weighted geometric mean, in [0, 1].
+        weight: of the diffusion model in the weighted geometric mean, in [0, 1], [CLASSES].
     """
 
     code_variance: Tensor
     diffusion_variance: Tensor
     circuit_variance: Tensor
-    weight: float
+    weight: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,25 +90,17 @@ class Calibration:
             code_variance=_between(low.code_variance, high.code_variance, part),
             diffusion_variance=_between(low.diffusion_variance, high.diffusion_variance, part),
             circuit_variance=_between(low.circuit_variance, high.circuit_variance, part),
-            weight=(1.0 - part) * low.weight + part * high.weight,
+            weight=torch.lerp(low.weight, high.weight, part),
         )
 
     def to(self, device: torch.device) -> Calibration:
         """The same on `device`."""
-        moved = [
-            Level(
-                code_variance=level.code_variance.to(device),
-                diffusion_variance=level.diffusion_variance.to(device),
-                circuit_variance=level.circuit_variance.to(device),
-                weight=level.weight,
-            )
-            for level in self.levels
-        ]
+        moved = [Level(**{name: getattr(level, name).to(device) for name in NAMES}) for level in self.levels]
         return Calibration(times=self.times, levels=tuple(moved))
 
     def to_json(self) -> dict[str, Any]:
         """As plain lists."""
-        rows = [{name: _plain(getattr(level, name)) for name in NAMES} for level in self.levels]
+        rows = [{name: getattr(level, name).tolist() for name in NAMES} for level in self.levels]
         return {"times": list(self.times), "levels": rows}
 
     @classmethod
@@ -125,8 +117,8 @@ class Calibration:
                 raise ValueError(f"{len(levels)} levels at times {list(times)}")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"expected a calibration with rising times and {CLASSES} variances above 0 of each kind per level, but "
-                f"found {error}; run the stage fit_steering again."
+                f"expected a calibration with rising times, and {CLASSES} variances above 0 of each kind and as many "
+                f"weights in [0, 1] per level, but found {error}; run the stage fit_steering again."
             ) from error
         return cls(times=times, levels=levels)
 
@@ -138,18 +130,12 @@ def _between(low: Tensor, high: Tensor, part: float) -> Tensor:
     return torch.lerp(low.log(), high.log(), part).exp()
 
 
-def _plain(value: Tensor | float) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
-
-
 def _level(row: Mapping[str, Any]) -> Level:
     if set(row) != set(NAMES):
         raise ValueError(f"entries {sorted(row)}")
-    tables = [torch.tensor(row[name], dtype=torch.float32) for name in NAMES[:-1]]
-    for name, table in zip(NAMES, tables, strict=False):
-        if table.shape != (CLASSES,) or not bool(((table > 0) & table.isfinite()).all()):
+    tables = {name: torch.tensor(row[name], dtype=torch.float32) for name in NAMES}
+    for name, table in tables.items():
+        fits = (table >= 0) & (table <= 1) if name == "weight" else (table > 0) & table.isfinite()
+        if table.shape != (CLASSES,) or not bool(fits.all()):
             raise ValueError(f"{name} {row[name]}")
-    weight = float(row["weight"])
-    if not 0.0 <= weight <= 1.0:
-        raise ValueError(f"weight {weight}")
-    return Level(code_variance=tables[0], diffusion_variance=tables[1], circuit_variance=tables[2], weight=weight)
+    return Level(**tables)

@@ -7,13 +7,13 @@ compared with the truth, behind every mask, for each class of token (`pipeline.s
 2. As a likelihood of independent tokens that would be overconfident by far, because errors of neighbours go together.
    So the variance of tokens that are not wholly seen is multiplied, by the one of `TEMPERS` with which the circuit's
    picture can lower the error of the estimate most.
-3. The variances of both sides are their mean square errors, and the weight of the mixture is the one with which its
-   mean has the smallest error. That is a one-dimensional problem, solved on a grid from sums over pixels.
+3. The variances of both sides are their mean square errors, and the weights of the mixture are those with which its
+   mean has the smallest error: a least-squares problem with one unknown per class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +34,10 @@ SEEN_TEMPER = 2.0
 """Factor of the variance of tokens that are."""
 
 LEAST = 5e-3
-"""Of a variance, and what classes without any pixel share in: images' worth of the mean over all classes."""
+"""Of a variance."""
 
-WEIGHTS = torch.linspace(0.0, 1.0, 201, dtype=torch.float64)
+SHARED = 0.005
+"""Part of the sums over all classes that is added to those of each, so that rare classes mix as all do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def fit_level(codec: Codec, circuit: Circuit, examples: Examples, estimate: Tens
         code_variance=best.code_variance.float(),
         diffusion_variance=diffusion.float(),
         circuit_variance=best.circuit_variance.float(),
-        weight=mixing_weight(diffusion, best),
+        weight=mixing_weights(diffusion, best).float(),
     )
 
 
@@ -166,16 +167,16 @@ def fit_temper(
     return Temper(code_variance=variance, circuit_variance=class_means(squares), along=along, away=away)
 
 
-def mixing_weight(diffusion: Tensor, circuit: Temper) -> float:
-    """The weight a of the diffusion side with which the mixture's mean has the smallest error.
+def mixing_weights(diffusion: Tensor, circuit: Temper) -> Tensor:
+    """The weights of the diffusion side, [CLASSES], with which the mixture's mean has the smallest square error.
 
-    The mean moves from the estimate to the picture by b = (1 - a) / v2 / (a / v1 + (1 - a) / v2), class by class, and
-    the square error changes by b^2 away - 2 b along.
+    The mean lies at estimate + b (picture - estimate), whose error is smallest for b = along / away; every class shares
+    in the sums of all by `SHARED`. The weighted geometric mean moves by b = (1 - a) / v2 / (a / v1 + (1 - a) / v2).
     """
-    first, second = WEIGHTS[:, None] / diffusion, (1.0 - WEIGHTS[:, None]) / circuit.circuit_variance
-    move = second / (first + second)
-    change = (move.square() * circuit.away - 2.0 * move * circuit.along).sum(1)
-    return float(WEIGHTS[change.argmin()])
+    along, away = (sums + SHARED * sums.sum() for sums in (circuit.along, circuit.away))
+    b = (along / away.clamp_min(1e-12)).clamp(0.0, 1.0)
+    first, second = (1.0 - b) * diffusion, b * circuit.circuit_variance
+    return first / (first + second)
 
 
 def class_means(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -200,8 +201,3 @@ def add(total: Tensor, classes: Tensor, values: Tensor) -> None:
 def times_of(T: int, until: float, levels: int) -> list[int]:
     """`levels` times spread evenly from `until` T to T, rising."""
     return sorted({max(1, round(T * (until + (1.0 - until) * k / max(levels - 1, 1)))) for k in range(levels)})
-
-
-def batches(count: int, size: int) -> Iterator[slice]:
-    """Stretches of at most `size` images."""
-    return (slice(k, min(k + size, count)) for k in range(0, count, size))

@@ -5,7 +5,8 @@ weights. Nothing has to be tabulated. Cut to an interval, such as two standard d
 estimate and the range of pixels, it is a truncated normal, whose moments and draws are here too.
 
 The paper's code tabulates both densities at 256 values of every pixel and adds a floor to one of them. `binned_mixture`
-computes that, for comparison: apart from the size of bins, the floor is all that tells it from the closed form.
+computes that, for comparison: apart from the width of bins and a least variance, the floor is all that tells it from
+the closed form.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ LEAST_VARIANCE = (1.0 / 255.0) ** 2
 DENSITY_FLOOR = 1e-3
 """What the paper's code adds to the second density, per unit of x_0, before it normalises it."""
 
-_FAR = 5.0
-"""Standard deviations from which on an interval lies in a tail: there the distribution function runs out of digits."""
+_FAR = 5.0 / math.sqrt(2.0)
+"""Five standard deviations: farther out an interval lies in a tail, where the error function runs out of digits."""
 
 _LEAST = 2.0**-53
 """The distance of 1 from the number before it: keeps draws finite where there is no end."""
@@ -158,47 +159,37 @@ def draw_truncated(normal: Normal, low: float | Tensor, high: float | Tensor, un
         raise InputError(
             f"expected one number for each of means {tuple(normal.mean.shape)}, got {tuple(uniform.shape)}."
         )
-    mean, deviation, u = (
-        normal.mean.double(),
-        normal.variance.double().sqrt(),
-        uniform.double().clamp(_LEAST, 1.0 - _LEAST),
-    )
+    mean, scale, u = normal.mean.double(), (2.0 * normal.variance.double()).sqrt(), uniform.double()
     low, high = _ends(low, high, mean)
-    begin, end = (low - mean) / deviation, (high - mean) / deviation
-    below, above = (begin * 0.5**0.5).erf_(), (end * 0.5**0.5).erf_()
-    z = (below + u * (above - below)).clamp_(_LEAST - 1.0, 1.0 - _LEAST).erfinv_().mul_(2.0**0.5)
-    tail = torch.maximum(begin, -end) > _FAR
+    begin, end = (low - mean).div_(scale), (high - mean).div_(scale)
+    below = begin.erf()
+    z = end.erf().sub_(below).mul_(u).add_(below).clamp_(_LEAST - 1.0, 1.0 - _LEAST).erfinv_()
+    tail = (begin > _FAR) | (end < -_FAR)
     if bool(tail.any()):
         at = tail.nonzero(as_tuple=True)
         z[at] = _draw_tail(begin[at], end[at], u[at])
-    drawn = torch.minimum(torch.maximum(z.mul_(deviation).add_(mean), low), high)
-    return drawn.to(normal.mean.dtype)
+    return z.mul_(scale).add_(mean).clamp_(low, high).to(normal.mean.dtype)
 
 
 def _draw_tail(begin: Tensor, end: Tensor, u: Tensor) -> Tensor:
-    """Draw from standard normals cut to [begin, end], which lie far out on one side, as `draw_truncated`.
+    """Draw from p(z) ∝ exp(-z^2) on [begin, end], which lies far out on one side, as `draw_truncated`.
 
     Mirrored to the right, a share `passed` of the mass lies between the end `near` 0 and the draw z. Solves
-    log Q(near) - log Q(z) = nats by Newton's method, with Q the upper tail, Q(z) = exp(-z^2/2) M(z) / sqrt(2 pi), and M
-    Mills' ratio. The start is right up to M, which hardly varies there.
+    log erfc(near) - log erfc(z) = nats by Newton's method, with erfc(z) = exp(-z^2) erfcx(z). The start is right up to
+    erfcx, which hardly varies there.
     """
-    left = end < 0.0
+    left, u = end < 0.0, u.clamp(_LEAST, 1.0 - _LEAST)
     near, far = torch.where(left, -end, begin), torch.where(left, -begin, end)
     passed = torch.where(left, 1.0 - u, u)
-    fall = 0.5 * (far - near) * (far + near)  # nats of the density
-    nats = -torch.log1p(passed * torch.expm1(torch.log(_mills(far) / _mills(near)) - fall))
-    away = 2.0 * nats / (near + (near.square() + 2.0 * nats).sqrt())
+    tallest = torch.special.erfcx(near)
+    fall = (far - near) * (far + near)  # nats of the density
+    nats = -torch.log1p(passed * torch.expm1(torch.log(torch.special.erfcx(far) / tallest) - fall))
+    away = nats / (near + (near.square() + nats).sqrt())
     for _ in range(2):
-        mills = _mills(near + away)
-        missing = nats - away * (near + 0.5 * away) + torch.log(mills / _mills(near))
-        away = away + mills * missing
+        tail = torch.special.erfcx(near + away)
+        missing = nats - away * (2.0 * near + away) + torch.log(tail / tallest)
+        away = away + 0.5 * math.sqrt(math.pi) * tail * missing
     return torch.where(left, -near - away, near + away)
-
-
-def _mills(z: Tensor) -> Tensor:
-    """Mills' ratio, upper tail over density of the standard normal."""
-    ratio: Tensor = math.sqrt(0.5 * math.pi) * torch.special.erfcx(z * 0.5**0.5)
-    return ratio
 
 
 def centres(bins: int, like: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Steering:
 
     formula: Literal["exact", "released"] = "exact"
     until: float = 0.5
-    refresh: float = 0.05
+    refresh: float = 0.1
     rule: Rule = "likelihood"
     temperature: float = 0.1
     evidence_draws: int = 0
@@ -72,10 +72,8 @@ class Steering:
                 f"{self.evidence_draws}"
             )
 
-    def weight(self, fitted: float, t: int, T: int) -> float:
-        """Weight of the diffusion side at time t, where `fitted` is the calibration's."""
-        if self.weighting == "fitted":
-            return fitted
+    def scheduled(self, t: int, T: int) -> float:
+        """Weight of the diffusion side at time t by the schedule."""
         return self.low + (self.high - self.low) * math.exp(-self.decay * t / T)
 
 

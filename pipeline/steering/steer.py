@@ -149,7 +149,9 @@ class Guide:
         diffusion = Normal(mean=x_0, variance=self._pixels(level.diffusion_variance, scene))
         circuit = self._recent(diffusion, level, t, scene)
         with self.meter.part("fusion"):
-            return geometric_mean(diffusion, circuit, steering.weight(level.weight, t, self.schedule.T))
+            fitted = steering.weighting == "fitted"
+            weight = self._pixels(level.weight, scene) if fitted else steering.scheduled(t, self.schedule.T)
+            return geometric_mean(diffusion, circuit, weight)
 
     def _pixels(self, table: Tensor, scene: Scene) -> Tensor:
         """Numbers of classes [CLASSES] at every pixel, [B P, 1, H, W]."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.experiment import provenance
-from pipeline.experiment.inpaint import code_of
+from pipeline.experiment.inpaint import SHELL, module_of
 from pipeline.experiment.models import InPrecision
 from pipeline.experiment.provenance import (
     REGISTRIES,
@@ -101,11 +101,11 @@ def test_a_closure_holds_itself_and_what_it_reaches():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_closure_stops_at_registries_and_witnesses(name):
-    reached = closure(*code_of(name))
+    reached = closure(module_of(name), *SHELL)
     assert not reached & (REGISTRIES | WITNESSES)
     assert "pipeline.methods" in imported_by("pipeline.experiment.completion")  # so there is something to stop at
     assert [module for module in reached if module.startswith("pipeline.methods")] == [f"pipeline.methods.{name}"]
-    through = closure(*code_of(name), without=frozenset())
+    through = closure(module_of(name), *SHELL, without=frozenset())
     assert {f"pipeline.methods.{other}" for other in METHODS} <= through
 
 
@@ -134,7 +134,9 @@ def copied(tmp_path, monkeypatch):
     imported_by.cache_clear()
 
 
-CODE = {name: code_of(name) for name in METHODS} | {"ddpm": ("pipeline.training.ddpm", "pipeline.diffusion.unet")}
+CODE = {name: (module_of(name), *SHELL) for name in METHODS} | {
+    "ddpm": ("pipeline.training.ddpm", "pipeline.diffusion.unet")
+}
 
 
 def digests():
@@ -192,7 +194,7 @@ def test_the_digest_is_of_content_and_not_of_place(copied):
 
 def test_the_number_format_of_a_network_decides_its_cells():
     for name in METHODS:
-        assert InPrecision.__module__ in closure(*code_of(name))
+        assert InPrecision.__module__ in closure(module_of(name), *SHELL)
 
 
 DO_NOT_DECIDE_A_TRAINING = {

@@ -17,7 +17,9 @@ from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.experiment.cells import unpack
 from pipeline.experiment.codecs import load_codec
 from pipeline.experiment.encode import encode
+from pipeline.experiment.fit_steering import fit_steering
 from pipeline.experiment.inpaint import inpaint
+from pipeline.experiment.inpaint_steered import inpaint_steered
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.make_report import make_report
 from pipeline.experiment.masks import write_masks
@@ -88,6 +90,9 @@ def done(tmp_path_factory, monkeypatch_module):
     train_ddpm(params, layout, "faces")
     for method in params.sweep.methods:
         inpaint(params, layout, "faces", method)
+    fit_steering(params, layout, "faces")
+    for row in params.sweep.steered:
+        inpaint_steered(params, layout, "faces", row)
     score(params, layout, "faces")
     make_report(params, layout)
     return params, layout
@@ -128,7 +133,7 @@ def test_outputs_are_there(done):
     assert "lpips_domain" in page
     assert json.loads((layout.report / "metrics.json").read_text())["faces"]["left"]["ddnm"] > 0
     rows = (layout.scores("faces") / "scores.csv").read_text().splitlines()
-    assert len(rows) == 1 + len(params.sweep.methods) * len(params.sweep.masks) * 3 * 2
+    assert len(rows) == 1 + len(params.rows) * len(params.sweep.masks) * 3 * 2
     tokens = np.load(layout.tokens("faces") / "train.npz")
     assert tokens["tokens"].shape == (12, 16, 16)
     assert tokens["tokens"].max() < 8
@@ -223,8 +228,9 @@ def test_evaluations_are_counted_and_as_announced(done):
 def test_finished_cells_are_not_run_again(done):
     params, layout = done
     before = {path: path.stat().st_mtime_ns for path in layout.cells.iterdir()}
-    assert len(before) == len(params.sweep.methods) * len(params.sweep.masks)
+    assert len(before) == len(params.rows) * len(params.sweep.masks)
     inpaint(params, layout, "faces", "ddnm")
+    inpaint_steered(params, layout, "faces", "tiramisu")
     assert {path: path.stat().st_mtime_ns for path in layout.cells.iterdir()} == before
 
 

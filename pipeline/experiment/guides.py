@@ -1,0 +1,50 @@
+"""The trained parts that steer: codec, circuit, and how far they can be trusted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.circuit.circuit import Circuit
+from pipeline.circuit.store import load_circuit
+from pipeline.codec.codec import Codec
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.experiment.codecs import load_codec
+from pipeline.experiment.layout import Layout
+from pipeline.experiment.params import Params
+from pipeline.experiment.provenance import file_digest
+from pipeline.experiment.record import read_json
+from pipeline.steering.calibration import Calibration
+from pipeline.steering.steer import TokenPrior
+
+
+def load_guides(
+    params: Params, layout: Layout, dataset: str, device: torch.device
+) -> tuple[Codec, Circuit, dict[str, Any]]:
+    """Codec and circuit of `dataset`, and the digests of both.
+
+    Raises:
+        CheckpointError: one is missing or damaged, or the circuit was trained on another codec's tokens.
+    """
+    codec, vqgan = load_codec(layout.vqgan(dataset), params.vqgan, device)
+    circuit, description = load_circuit(layout.circuit(dataset))
+    return codec, circuit.to(device).eval(), {"vqgan": vqgan["sha256"], "circuit": description["sha256"]}
+
+
+def load_prior(params: Params, layout: Layout, dataset: str, device: torch.device) -> tuple[TokenPrior, dict[str, Any]]:
+    """What steers the methods of `dataset`, and the digests of its parts.
+
+    Raises:
+        CheckpointError: a part is missing or damaged, or does not go with the others.
+    """
+    codec, circuit, inputs = load_guides(params, layout, dataset, device)
+    path = layout.steering(dataset) / "calibration.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; run the stage fit_steering (dvc repro fit_steering@{dataset}).")
+    calibration = Calibration.from_json(read_json(path)).to(device)
+    try:
+        prior = TokenPrior(codec=codec, circuit=circuit, calibration=calibration)
+    except ConfigError as error:
+        raise CheckpointError(f"{layout.circuit(dataset)}: {error}; train the circuit again.") from error
+    return prior, inputs | {"calibration": file_digest(path)}
