@@ -18,6 +18,9 @@ from pipeline.experiment.record import write_bytes
 WHOLE = frozenset({"datasets", "mask_files"})
 """Sections that an overlay replaces instead of merging into."""
 
+OPEN = frozenset({"steered"})
+"""Sections to which an overlay may add entries; what they hold is checked with everything else."""
+
 STANDIN = "data/real"
 """Where profiles for photographs expect them, unless told otherwise."""
 
@@ -30,18 +33,18 @@ def names(root: Path) -> list[str]:
 def merge(base: Any, overlay: Mapping[str, Any], whole: frozenset[str] = WHOLE, *, place: str = "") -> None:
     """Put the values of `overlay` into the mapping `base`, in place, key by key.
 
-    Lists and sections in `WHOLE` are replaced.
+    Lists and sections in `WHOLE` are replaced, those in `OPEN` may be added to.
 
     Raises:
         ConfigError: the overlay has a key that the base has not.
     """
     for key, value in overlay.items():
         name = f"{place}{key}"
-        if key not in base:
+        if key not in base and place.partition(".")[0] not in OPEN:
             close = get_close_matches(str(key), [str(known) for known in base], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "."
             raise ConfigError(f"{name}: no such parameter in configs/base.yaml{hint}")
-        if isinstance(value, Mapping) and isinstance(base[key], Mapping) and name not in whole:
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and name not in whole:
             merge(base[key], value, whole, place=f"{name}.")
         else:
             base[key] = value
