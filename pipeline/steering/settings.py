@@ -42,7 +42,7 @@ class Steering:
 
     formula: Literal["exact", "released"] = "exact"
     until: float = 0.5
-    refresh: float = 0.1
+    refresh: float = 0.125
     rule: Rule = "likelihood"
     temperature: float = 0.1
     evidence_draws: int = 0
