@@ -1,6 +1,6 @@
 """What steering costs: `python -m benchmarks.steering` beside a finished run (see docs/benchmarks.md).
 
-The models are those of the first dataset of params.yaml. Base and steered rows take turns in one process, on one thread,
+The models are those of the first dataset of params.yaml. Base and steered rows take turns in one process on one thread;
 CPU time; the parts of steering are timed within their runs. Nothing is scored here: see docs/results.md.
 """
 
