@@ -64,15 +64,18 @@ def fit(
     noise: NoiseSource,
     times: Sequence[int],
     *,
-    tick: Callable[[int], None] = lambda done: None,
+    tick: Callable[[int, Level], None] = lambda t, level: None,
 ) -> Calibration:
-    """Look at `times` (rising, in 1..T); draws one noise per time from `noise`, which has a stream per image."""
+    """Look at `times` (rising, in 1..T); draws one noise per time from `noise`, which has a stream per image.
+
+    `tick` is told of every level.
+    """
     levels = []
-    for done, t in enumerate(times, 1):
+    for t in times:
         x_t = denoiser.schedule.diffuse(examples.x_0, t, noise.normal(denoiser.shape))
         estimate = denoiser.denoise(x_t, t).x_0.clamp(-1.0, 1.0)
         levels.append(fit_level(codec, circuit, examples, estimate))
-        tick(done)
+        tick(t, levels[-1])
     return Calibration(times=tuple(times), levels=tuple(levels))
 
 
