@@ -14,6 +14,8 @@ PAGE = measure.DOCS / "posterior.md"
 IMAGE = measure.DOCS / "images" / "posterior.png"
 TITLES = {"left": "left half known", "expand1": "centre 4x4 known"}
 HEADER = ["", "SW2", "x floor", "mean error", "sd ratio", "modes off by", "known error", "forwards", "backwards"]
+STEERED = "steered"
+"""The method of rows that are steered; their preset is the name of the base."""
 NEAR, NARROW = 1.25, 0.7
 """Times the floor that count as reaching it; sd ratio that counts as too narrow."""
 
@@ -69,9 +71,11 @@ def findings(record: dict[str, Any]) -> Iterator[str]:
     """What was expected of the rows that are there, and whether it was found."""
     for scene in record["scenes"]:
         place = f"{scene['world']}, {TITLES[scene['mask']]}"
-        rows = {f"{row['method']} {row['preset']}": row for row in scene["rows"]}
-        if rows:
-            yield from (f"{place}: {line}" for line in (_half if scene["mask"] == "left" else _little)(scene, rows))
+        plain = {f"{row['method']} {row['preset']}": row for row in scene["rows"] if row["method"] != STEERED}
+        steered = {row["preset"]: row for row in scene["rows"] if row["method"] == STEERED}
+        if plain:
+            yield from (f"{place}: {line}" for line in (_half if scene["mask"] == "left" else _little)(scene, plain))
+        yield from (f"{place}: {line}" for line in _steered(scene, steered, plain))
 
 
 def _half(scene: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -91,9 +95,17 @@ def _little(scene: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Iterator[
     failed = [name for name, row in rows.items() if beyond(scene, row)]
     best = min(rows, key=lambda name: ratio(scene, rows[name]))
     yield (
-        f"no method reaches the floor: {len(failed)} of {len(rows)} are beyond it with their whole interval, "
+        f"no method reaches the floor by itself: {len(failed)} of {len(rows)} are beyond it with their whole interval, "
         f"{_verdict(len(failed) == len(rows))}; the nearest is {best}, at {ratio(scene, rows[best]):.2f} x floor"
     )
+
+
+def _steered(scene: dict[str, Any], rows: dict[str, dict[str, Any]], plain: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for base, row in rows.items():
+        found, asked = ratio(scene, row), f"with {row['forwards']:.0f} forwards"
+        if base in plain:
+            asked += f", by itself {ratio(scene, plain[base]):.2f} with {plain[base]['forwards']:.0f}"
+        yield f"steered {base} within {NEAR:g} x floor: {found:.2f} {asked}, {_verdict(found <= NEAR)}"
 
 
 def _verdict(holds: bool) -> str:
@@ -120,7 +132,7 @@ def draw(axes: Axes, scene: dict[str, Any], steps: int) -> None:
     axes.axvline(floor["mean"], color="tab:green", linewidth=1)
     for place, (_, row) in enumerate(rows):
         low, high = row["intervals"]["sliced_w2"]
-        colour = "tab:green" if place == 0 else "tab:blue"
+        colour = "tab:green" if place == 0 else "tab:orange" if row["method"] == STEERED else "tab:blue"
         axes.plot([max(low, 1e-3), high], [place, place], color=colour, linewidth=2)
         axes.plot(row["sliced_w2"], place, "o", color=colour, markersize=5)
     axes.set(title=f"{scene['world']} world, {TITLES[scene['mask']]}", xscale="log", ylim=(len(rows) - 0.5, -0.5))
@@ -138,11 +150,15 @@ def write(record: dict[str, Any]) -> None:
     measure.write_block("posterior", text(record), PAGE)
     scenes = record["scenes"]
     height = 1.2 + 0.28 * max(len(scene["rows"]) + 1 for scene in scenes)
-    figure, grid = plt.subplots(2, 2, figsize=(11, 2 * height), sharey=True)
+    worlds = len(scenes) // 2
+    figure, grid = plt.subplots(
+        worlds, 2, figsize=(11, worlds * height), sharey="row", squeeze=False, layout="constrained"
+    )
     for axes, scene in zip(grid.flat, scenes, strict=True):
         draw(axes, scene, record["settings"]["steps"])
-    figure.supxlabel("sliced Wasserstein-2 distance to the exact posterior; green: the floor", fontsize="medium")
-    figure.tight_layout()
+    figure.supxlabel(
+        "sliced Wasserstein-2 distance to the exact posterior; green: the floor, orange: steered", fontsize="medium"
+    )
     IMAGE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(IMAGE, dpi=130)
     plt.close(figure)

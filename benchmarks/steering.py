@@ -29,8 +29,8 @@ from pipeline.methods import PRESETS, Method
 from pipeline.methods.steered import Steered
 from pipeline.noise import Noise
 from pipeline.problem import Problem
+from pipeline.steering.prior import TokenPrior
 from pipeline.steering.settings import PRESETS as RULES
-from pipeline.steering.steer import TokenPrior
 
 BASES = (("copaint", "fast"), ("copaint", "paper"), ("ddnm", "paper"))
 TARGET = 0.05

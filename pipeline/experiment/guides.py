@@ -16,7 +16,7 @@ from pipeline.experiment.params import Params
 from pipeline.experiment.provenance import file_digest
 from pipeline.experiment.record import read_json
 from pipeline.steering.calibration import Calibration
-from pipeline.steering.steer import TokenPrior
+from pipeline.steering.prior import TokenPrior
 
 
 def load_guides(

@@ -27,6 +27,7 @@ RECORD = Path("docs", "benchmarks", "posterior.json")
 WORLDS = {
     "mixture": "four Gaussians with a shared covariance of low rank, in two pairs whose left halves agree",
     "circuit": "4 × 4 tokens from a quad-tree circuit, each painted as a patch, with a little noise on the pixels",
+    "axis": "four Gaussians with independent pixels, in two pairs whose left halves agree: a circuit, too",
 }
 MASKS = {"left": "left half known", "expand1": "centre 4 × 4 known"}
 COLUMNS = {
@@ -43,6 +44,8 @@ COLUMNS = {
 """Measures in the order of the table; `ratio` is `sliced_w2` over the floor's mean, the others are in the record."""
 BAND = 2
 """Standard deviations of the floor within which a distance counts as having reached it."""
+STEERED = "steered"
+"""The method of rows that are steered; their preset is the name of the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +140,11 @@ class Judgement:
     scenes: tuple[Scene, ...]
     plots: tuple[str, ...]
     """Inline SVG of each scene."""
+
+    @property
+    def steered(self) -> bool:
+        """Whether there are rows that are steered."""
+        return any(row.method == STEERED for scene in self.scenes for row in scene.rows)
 
     @property
     def worlds(self) -> dict[str, list[Scene]]:

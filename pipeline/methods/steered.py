@@ -23,8 +23,9 @@ from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
+from pipeline.steering.prior import TokenPrior
 from pipeline.steering.settings import Steering
-from pipeline.steering.steer import Guide, Meter, TokenPrior
+from pipeline.steering.steer import Guide, Meter
 from pipeline.watch import Watch, ignore
 
 
@@ -63,6 +64,9 @@ class Steered:
     def __post_init__(self) -> None:
         if not 0.0 < self.warm <= 1.0:
             raise ConfigError(f"warm must be above 0 and at most 1, but is {self.warm}")
+        self.prior.check(self.steering)
+        if self.warm < 1.0 and self.prior.codec is None:
+            raise ConfigError(f"a warm start asks for a codec, which decodes it, but warm is {self.warm} without one")
 
     def nfe(self) -> int:
         """Network evaluations per image; a warm start spares some of them."""
@@ -122,7 +126,7 @@ class WarmStart:
             return self.inner.denoise(x_t, t)
         if self._x_0 is None:
             with torch.no_grad():
-                self._x_0 = self.guide.complete(self.inner.denoise(x_t.detach(), t).x_0, t)
+                self._x_0 = self.guide.complete(self.inner.denoise(x_t.detach(), t).x_0, t, x_t.detach())
         particles = len(x_t) // len(self._x_0)
         x_0 = self._x_0.repeat_interleave(particles, 0) + 0.0 * x_t  # a derivative, which is 0
         return Prediction(x_0=x_0, eps=self.schedule.eps(x_t, x_0, t))

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pipeline.errors import ConfigError, at_least
 
-Rule = Literal["likelihood", "posterior", "divided"]
-"""How an estimate becomes evidence; see `pipeline.steering.evidence`."""
+Rule = Literal["likelihood", "posterior", "divided", "noisy"]
+"""How tokens get their evidence: from an estimate of x_0, see `pipeline.steering.evidence`; "noisy" from x_t itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +25,17 @@ class Steering:
         formula: "exact" as described above; "released" as the published code computes, for which only `until` counts.
         until: share of T down to which estimates are steered; 1 = never.
         refresh: share of T after which the circuit is asked again; 0 = at every step.
-        rule: how the estimate becomes evidence; see `pipeline.steering.evidence`.
+        rule: how the estimate becomes evidence; see `pipeline.steering.evidence`. "noisy" looks at x_t and the seen
+            pixels instead, through the patch model.
         temperature: of the encoder's posterior; for the rules "posterior" and "divided".
         evidence_draws: draws from the diffusion side of which the encoder's posterior is the mean; 0 = its mean only.
         query: "exact", or "flow" for the query of the published code, which lacks the evidence of the token asked for.
         picture: "expected" decodes the expected code of each token, "joint" draws of all tokens together,
-            "independent" draws of each token by itself.
+            "independent" draws of each token by itself; "patches" decodes nothing and takes mean and variance of x_0
+            given x_t and the marginals, through the patch model.
         draws: how many are decoded, if any are drawn; their mean and variance are the circuit's side.
         weighting: "fitted" takes the weight of the diffusion side from the calibration, "schedule" from
-            a_t = low + (high - low) exp(-decay t / T).
+            a_t = low + (high - low) exp(-decay t / T); "circuit" takes the circuit's side alone.
         low, high, decay: of that schedule.
         outcome: whether the "mean" of the mixture is the new estimate, or a "draw" from it, cut to [-1, 1].
         eps: "implied" by the new estimate, or "kept" as the denoiser said.
@@ -47,9 +49,9 @@ class Steering:
     temperature: float = 0.1
     evidence_draws: int = 0
     query: Literal["exact", "flow"] = "exact"
-    picture: Literal["expected", "joint", "independent"] = "expected"
+    picture: Literal["expected", "joint", "independent", "patches"] = "expected"
     draws: int = 1
-    weighting: Literal["fitted", "schedule"] = "fitted"
+    weighting: Literal["fitted", "schedule", "circuit"] = "fitted"
     low: float = 0.8
     high: float = 1.0
     decay: float = 2.0
@@ -66,11 +68,25 @@ class Steering:
         at_least(0, evidence_draws=self.evidence_draws, decay=self.decay)
         if not self.temperature > 0.0:
             raise ConfigError(f"temperature must be above 0, but is {self.temperature}")
-        if self.rule == "likelihood" and self.evidence_draws:
+        if self.rule in ("likelihood", "noisy") and self.evidence_draws:
+            looks = "the mean" if self.rule == "likelihood" else "x_t"
             raise ConfigError(
-                "evidence_draws must be 0 for the rule likelihood, which looks at the mean, but is "
+                f"evidence_draws must be 0 for the rule {self.rule}, which looks at {looks}, but is "
                 f"{self.evidence_draws}"
             )
+
+    @property
+    def asks(self) -> dict[str, str]:
+        """What asks for a "codec" and what for "patches", by the part asked for."""
+        if self.formula == "released":
+            return {"codec": "the released formula"}
+        parts = {
+            f"the rule {self.rule}": "patches" if self.rule == "noisy" else "codec",
+            f"the picture {self.picture}": "patches" if self.picture == "patches" else "codec",
+        }
+        if self.weighting != "circuit":
+            parts[f"the weighting {self.weighting}"] = "codec"
+        return {part: setting for setting, part in reversed(parts.items())}
 
     def scheduled(self, t: int, T: int) -> float:
         """Weight of the diffusion side at time t by the schedule."""

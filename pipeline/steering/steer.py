@@ -3,13 +3,16 @@
 Liu, Niepert & Van den Broeck 2024 (arXiv 2401.03349), sections 4 and 5. The estimate becomes soft evidence over tokens
 (`pipeline.steering.evidence`), the circuit's exact posterior is decoded to a picture, and the two are joined by the
 weighted geometric mean p ∝ p_DM^a p_TPM^(1-a) (eq. 4), in closed form, since both are normal per pixel. The result
-takes the place of p(x_0 | x_t) in the step of whichever sampler is steered.
+takes the place of p(x_0 | x_t) in the step of whichever sampler is steered. With a patch model x_t itself is the
+evidence, and where that model and the circuit are the law of the images, the circuit's side alone is exact
+(`pipeline.steering.patches`).
 
 Where this differs from the paper's code, and why: docs/steering.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,18 +21,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.circuit.circuit import Circuit
 from pipeline.circuit.queries import posterior
 from pipeline.circuit.sampling import inverse_cdf, sample_posterior
-from pipeline.codec.codec import Codec
 from pipeline.diffusion.denoiser import Prediction
 from pipeline.diffusion.schedule import Schedule
-from pipeline.errors import ConfigError
+from pipeline.errors import InputError
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
 from pipeline.steering import evidence, released
-from pipeline.steering.calibration import Calibration, Level, classify, to_pixels
+from pipeline.steering.calibration import Level, classify, to_pixels
 from pipeline.steering.fusion import LEAST_VARIANCE, Normal, draw_truncated, geometric_mean
+from pipeline.steering.prior import TokenPrior, given
 from pipeline.steering.settings import Steering
 
 
@@ -46,28 +48,6 @@ class Meter:
         yield
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenPrior:
-    """What steers: a distribution over tokens, the codec between tokens and images, and how far both can be trusted."""
-
-    codec: Codec
-    circuit: Circuit
-    calibration: Calibration
-
-    def __post_init__(self) -> None:
-        """Refuse parts that do not belong together.
-
-        Raises:
-            ConfigError: codec and circuit are over different grids or vocabularies.
-        """
-        mine, theirs = (self.codec.side**2, self.codec.codes), (self.circuit.tokens, self.circuit.codes)
-        if mine != theirs:
-            raise ConfigError(
-                f"the codec writes {mine[0]} tokens of {mine[1]} codes, but the circuit is over {theirs[0]} of "
-                f"{theirs[1]}"
-            )
-
-
 @dataclass(frozen=True)
 class Scene:
     """Problems as a sampler asks about them, each repeated for its particles.
@@ -76,11 +56,17 @@ class Scene:
         problem: [B P, ...].
         classes: of the tokens, [B P, N].
         noise: where draws come from.
+        level: how far codec and diffusion model can be trusted, if there is a codec.
+        x_t: what the sampler holds, [B P, C, H, W], if that was told.
+        alpha_bar: at the time of x_t.
     """
 
     problem: Problem
     classes: Tensor
     noise: Repeated
+    level: Level | None
+    x_t: Tensor | None
+    alpha_bar: float
 
 
 class Guide:
@@ -95,18 +81,23 @@ class Guide:
         noise: NoiseSource,
         meter: Meter | None = None,
     ) -> None:
-        """Get ready for `problem`; `noise` has a stream per problem, apart from the sampler's."""
+        """Get ready for `problem`; `noise` has a stream per problem, apart from the sampler's.
+
+        Raises:
+            ConfigError: the steering asks for a part that the prior does not have.
+        """
+        prior.check(steering)
         self.steering, self.prior, self.problem, self.schedule = steering, prior, problem, schedule
         self.meter = meter or Meter()
         self._noise = noise
-        self._classes = classify(problem.known, prior.codec.side)
+        self._classes = classify(problem.known, math.isqrt(prior.circuit.tokens))
         self._last: tuple[int, Normal] | None = None
         self._marginals: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, prediction: Prediction, x_t: Tensor, t: int) -> Prediction:
         """Steer `prediction` about x_t [B P, C, H, W], P particles for each problem."""
-        steering, scene = self.steering, self._scene(len(x_t))
+        steering, scene = self.steering, self._scene(len(x_t), t, x_t)
         if t <= steering.until * self.schedule.T:
             if steering.known == "steered":
                 return prediction
@@ -118,58 +109,75 @@ class Guide:
         eps = self.schedule.eps(x_t, x_0, t) if steering.eps == "implied" else prediction.eps
         return Prediction(x_0=x_0, eps=eps, v=prediction.v)
 
-    def mix(self, x_0: Tensor, t: int) -> Normal:
+    def mix(self, x_0: Tensor, t: int, x_t: Tensor | None = None) -> Normal:
         """What is known of x_0 given the diffusion model's estimate `x_0` [B P, C, H, W] at time t, and what was seen.
 
         Known pixels are where they were seen, up to rounding; their variance says nothing.
-        """
-        return self._mix(x_0, t, self._scene(len(x_0)))
 
-    def complete(self, x_0: Tensor, t: int) -> Tensor:
-        """Draw tokens jointly given the seen pixels and an estimate [B, C, H, W] at time t, and decode them, pasted."""
-        scene, level = self._scene(len(x_0)), self.prior.calibration.at(t)
-        x_0 = scene.problem.paste(x_0.clamp(-1.0, 1.0))
-        log_w = self.evidence(Normal(mean=x_0, variance=self._pixels(level.diffusion_variance, scene)), level, scene)
+        Raises:
+            InputError: the rule noisy or the picture patches, but no `x_t` [B P, C, H, W] to look at.
+        """
+        return self._mix(x_0, t, self._scene(len(x_0), t, x_t))
+
+    def complete(self, x_0: Tensor, t: int, x_t: Tensor | None = None) -> Tensor:
+        """Draw tokens jointly given the seen pixels and an estimate [B, C, H, W] at time t, and decode them, pasted.
+
+        Raises:
+            InputError: as `mix`.
+            ConfigError: there is no codec.
+        """
+        scene = self._scene(len(x_0), t, x_t)
+        log_w = self.evidence(x_0, scene)
         with self.meter.part("circuit", len(x_0)):
             tokens = sample_posterior(self.prior.circuit, log_w, scene.noise)[:, 0]
         with self.meter.part("decode", len(x_0)):
-            return scene.problem.paste(self.prior.codec.decode(tokens))
+            return scene.problem.paste(given(self.prior.codec).decode(tokens))
 
-    def _scene(self, images: int) -> Scene:
-        particles = images // len(self.problem)
+    def _scene(self, images: int, t: int, x_t: Tensor | None) -> Scene:
+        particles, calibration = images // len(self.problem), self.prior.calibration
         problem, classes = self.problem, self._classes
         if particles > 1:
             y, known = (x.repeat_interleave(particles, 0) for x in (problem.y, problem.known))
             problem, classes = Problem(y=y, known=known), classes.repeat_interleave(particles, 0)
-        return Scene(problem, classes, Repeated(self._noise, particles))
+        level = None if calibration is None else calibration.at(t)
+        alpha_bar = float(self.schedule.alpha_bar[t])
+        return Scene(problem, classes, Repeated(self._noise, particles), level, x_t, alpha_bar)
 
     def _mix(self, x_0: Tensor, t: int, scene: Scene) -> Normal:
-        level, steering = self.prior.calibration.at(t), self.steering
-        x_0 = scene.problem.paste(x_0.clamp(-1.0, 1.0))
-        diffusion = Normal(mean=x_0, variance=self._pixels(level.diffusion_variance, scene))
-        circuit = self._recent(diffusion, level, t, scene)
+        circuit, steering = self._recent(x_0, t, scene), self.steering
+        if steering.weighting == "circuit":
+            return circuit
+        diffusion, level = self._diffusion(x_0, scene), given(scene.level)
         with self.meter.part("fusion"):
             fitted = steering.weighting == "fitted"
             weight = self._pixels(level.weight, scene) if fitted else steering.scheduled(t, self.schedule.T)
             return geometric_mean(diffusion, circuit, weight)
 
+    def _diffusion(self, x_0: Tensor, scene: Scene) -> Normal:
+        """The diffusion model's side, with the seen pixels pasted."""
+        x_0 = scene.problem.paste(x_0.clamp(-1.0, 1.0))
+        return Normal(mean=x_0, variance=self._pixels(given(scene.level).diffusion_variance, scene))
+
     def _pixels(self, table: Tensor, scene: Scene) -> Tensor:
         """Numbers of classes [CLASSES] at every pixel, [B P, 1, H, W]."""
         return to_pixels(table[scene.classes], scene.problem.y.shape[-1]).to(scene.problem.y)
 
-    def _recent(self, diffusion: Normal, level: Level, t: int, scene: Scene) -> Normal:
+    def _recent(self, x_0: Tensor, t: int, scene: Scene) -> Normal:
         """The circuit's picture, the last one if time has hardly moved; particles change places, so theirs is new."""
-        if self._last is not None and len(diffusion.mean) == len(self.problem):
+        if self._last is not None and len(x_0) == len(self.problem):
             then, picture = self._last
             if abs(then - t) < self.steering.refresh * self.schedule.T:
                 return picture
-        picture = self.picture(self.evidence(diffusion, level, scene), level, scene)
+        picture = self.picture(self.evidence(x_0, scene), scene)
         self._last = (t, picture)
         return picture
 
-    def evidence(self, diffusion: Normal, level: Level, scene: Scene) -> Tensor:
-        """Log-evidence [B P, N, V] about the tokens, from the diffusion side."""
-        steering, codec = self.steering, self.prior.codec
+    def evidence(self, x_0: Tensor, scene: Scene) -> Tensor:
+        """Log-evidence [B P, N, V] about the tokens, from the diffusion model's estimate, or from x_t."""
+        if self.steering.rule == "noisy":
+            with self.meter.part("fusion"):
+                return given(self.prior.patches).log_evidence(looked_at(scene), scene.alpha_bar, scene.problem)
+        steering, codec, diffusion = self.steering, given(self.prior.codec), self._diffusion(x_0, scene)
         draws = diffusion.mean[None]
         if steering.evidence_draws:
             z = scene.noise.normal((steering.evidence_draws, *diffusion.mean.shape[1:])).transpose(0, 1)
@@ -177,7 +185,7 @@ class Guide:
             draws = torch.where(scene.problem.known, scene.problem.y, draws)
         with self.meter.part("encode", draws.shape[0] * draws.shape[1]):
             if steering.rule == "likelihood":
-                return evidence.likelihood(codec, draws[0], scene.classes, level)
+                return evidence.likelihood(codec, draws[0], scene.classes, given(scene.level))
             log_q = evidence.encoder_posterior(codec, draws, steering.temperature)
         return log_q - self._prior_marginals() if steering.rule == "divided" else log_q
 
@@ -186,10 +194,16 @@ class Guide:
             self._marginals = evidence.prior_marginals(self.prior.circuit)
         return self._marginals
 
-    def picture(self, log_w: Tensor, level: Level, scene: Scene) -> Normal:
+    def picture(self, log_w: Tensor, scene: Scene) -> Normal:
         """What the circuit says about x_0 given log-evidence [B P, N, V]."""
-        steering, codec = self.steering, self.prior.codec
-        fitted = self._pixels(level.circuit_variance, scene)
+        if self.steering.picture == "patches":
+            with self.meter.part("circuit", len(log_w)):
+                marginals = self._ask_marginals(log_w)
+            with self.meter.part("fusion"):
+                patches = given(self.prior.patches)
+                return patches.estimate(looked_at(scene), scene.alpha_bar, marginals, scene.problem)
+        steering, codec = self.steering, given(self.prior.codec)
+        fitted = self._pixels(given(scene.level).circuit_variance, scene)
         with self.meter.part("circuit", len(log_w)):
             tokens, embeddings = self._ask(log_w, scene)
         with self.meter.part("decode", len(log_w) * (1 if embeddings is not None else steering.draws)):
@@ -202,16 +216,20 @@ class Guide:
 
     def _ask(self, log_w: Tensor, scene: Scene) -> tuple[Tensor, Tensor | None]:
         """Drawn tokens [B P, draws, N], and expected codes [B P, D, side, side] instead if these are asked for."""
-        steering, codec, circuit = self.steering, self.prior.codec, self.prior.circuit
+        steering, codec, circuit = self.steering, given(self.prior.codec), self.prior.circuit
         if steering.picture == "joint":
             return sample_posterior(circuit, log_w, scene.noise, steering.draws), None
-        exact = steering.query == "exact"
-        marginals = posterior(circuit, log_w).marginals if exact else released.flow_query(circuit, log_w)
+        marginals = self._ask_marginals(log_w)
         if steering.picture == "independent":
             uniform = scene.noise.uniform((steering.draws, circuit.tokens))
             return inverse_cdf(marginals.log()[:, None], uniform), None
         expected = (marginals @ codec.vqgan.codebook).transpose(1, 2)
         return log_w.new_empty(0), expected.unflatten(2, (codec.side, codec.side))
+
+    def _ask_marginals(self, log_w: Tensor) -> Tensor:
+        """Law of each token, [B P, N, V]."""
+        circuit, exact = self.prior.circuit, self.steering.query == "exact"
+        return posterior(circuit, log_w).marginals if exact else released.flow_query(circuit, log_w)
 
     def _outcome(self, mixed: Normal, scene: Scene) -> Tensor:
         if self.steering.outcome == "mean":
@@ -219,9 +237,8 @@ class Guide:
         return draw_truncated(mixed, -1.0, 1.0, scene.noise.uniform(mixed.mean.shape[1:]))
 
     def _released(self, prediction: Prediction, t: int, scene: Scene) -> Prediction:
-        x_0 = released.steer(
-            prediction, t, scene.problem, self.prior.codec, self.prior.circuit, self.schedule, scene.noise
-        )
+        codec, circuit = given(self.prior.codec), self.prior.circuit
+        x_0 = released.steer(prediction, t, scene.problem, codec, circuit, self.schedule, scene.noise)
         return Prediction(x_0=x_0, eps=prediction.eps, v=prediction.v)
 
 
@@ -238,3 +255,14 @@ class Repeated:
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Draw numbers in [0, 1), [B P, *shape] float64."""
         return self.noise.uniform((self.particles, *shape)).flatten(0, 1)
+
+
+def looked_at(scene: Scene) -> Tensor:
+    """The x_t of a scene.
+
+    Raises:
+        InputError: it was not told.
+    """
+    if scene.x_t is None:
+        raise InputError("the rule noisy and the picture patches look at x_t: give it as mix(x_0, t, x_t).")
+    return scene.x_t

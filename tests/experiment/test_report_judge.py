@@ -14,7 +14,16 @@ from benchmarks import posterior, posterior_page
 from experiment.test_report import SMALL, World, outline
 from pipeline.errors import InputError
 from pipeline.experiment.report import write_report
-from pipeline.experiment.report_judge import COLUMNS, MASKS, RECORD, WORLDS, limits, numbers, read_judgement
+from pipeline.experiment.report_judge import (
+    COLUMNS,
+    MASKS,
+    RECORD,
+    STEERED,
+    WORLDS,
+    limits,
+    numbers,
+    read_judgement,
+)
 from pipeline.oracles.distances import MEASURES
 from pipeline.oracles.worlds import WORLDS as ORACLES
 
@@ -29,14 +38,15 @@ def judged(distance: float, spread: float) -> dict[str, Any]:
 
 
 def made_up() -> dict[str, Any]:
-    """A record of four scenes with a floor of 0.02 ± 0.002: the band ends at 1.2 x floor."""
+    """A record of scenes with a floor of 0.02 ± 0.002: the band ends at 1.2 x floor."""
     floor = {name: {"mean": value, "sd": 0.002} for name, value in ({"sliced_w2": 0.02} | SCALES).items()}
     cost = {"forwards": 250.0, "backwards": 0.0, "seconds": 1.5}
     near = {"method": "ddnm", "preset": "paper"} | judged(0.026, 0.003) | cost
     far = {"method": "ddnm", "preset": "copaint_repo"} | judged(0.2, 0.01) | cost
     other = {"method": "<b>dps", "preset": "paper"} | judged(0.0251, 0.001) | cost | {"backwards": 1000.0}
+    steered = {"method": "steered", "preset": "ddnm paper"} | judged(0.021, 0.002) | cost
     scene = {"exact_modes": [0.75, 0.25], "floor": floor, "exact_denoiser": judged(0.021, 0.03), "rows": []}
-    rows = [near, far, other]
+    rows = [near, far, other, steered]
     return {
         "machine": {"processor": "Example CPU", "threads": 1, "versions": {"python": "3.11.9", "torch": "2.11.0"}},
         "settings": {"n": 48, "repeats": 32, "resamples": 1000, "steps": 250},
@@ -107,31 +117,41 @@ def test_the_table_says_what_the_record_has(section):
 
 
 def test_what_reaches_the_floor_is_told_apart(section):
-    """The band ends at 1.2: 1.15–1.45 reaches it, 1.205–1.305 and 9.5–10.5 do not."""
+    """The band ends at 1.2: 1.15–1.45 and 0.95–1.15 reach it, 1.205–1.305 and 9.5–10.5 do not."""
     first = re.search(r"<table.*?</table>", section, re.DOTALL)[0]
-    assert re.findall(r'class="reached">([\d.]+)', first) == ["1.30"]
-    assert section.count("1 of 3 reach the floor") == 2 * 4
+    assert re.findall(r'class="reached">([\d.]+)', first) == ["1.30", "1.05"]
+    assert section.count("2 of 4 reach the floor") == 2 * len(WORLDS) * len(MASKS)
+
+
+def test_steered_rows_are_shown_and_explained(section, tmp_path):
+    assert cells(section)["steered ddnm paper"][1] == "1.050.95–1.15"
+    assert section.count("<i>Steered</i> rows") == 1
+    record = made_up()
+    for scene in record["scenes"]:
+        scene["rows"] = scene["rows"][:-1]
+    assert not read_judgement(written(tmp_path, record)).steered
 
 
 def test_tables_of_other_worlds_are_folded_away(section):
     outside = re.sub(r"<details>.*?</details>", "", section, flags=re.DOTALL)
-    folded = re.search(r"<details>.*?</details>", section, re.DOTALL)[0]
-    assert (outside.count("<table"), folded.count("<table")) == (2, 2)
-    assert "Circuit world: 2 tables" in folded
+    folded = re.findall(r"<details>.*?</details>", section, re.DOTALL)
+    assert [outside.count("<table"), *(part.count("<table") for part in folded)] == [2, 2, 2]
+    assert "Circuit world: 2 tables" in folded[0]
+    assert "Axis world: 2 tables" in folded[1]
     assert "Mixture world, left half known" in outside
-    assert "Mixture" not in folded
+    assert "Mixture" not in "".join(folded)
 
 
 def test_every_scene_has_its_plot_on_one_axis(section):
     plots = re.findall(r"<svg role.*?</svg>|<svg viewBox.*?</svg>", section, re.DOTALL)
-    assert len(plots) == 4
+    assert len(plots) == len(WORLDS) * len(MASKS)
     ticks = [re.findall(r">([\d.]+×)<", plot) for plot in plots]
     assert ticks[0] == ["1×", "2×", "5×", "10×"]
-    assert ticks.count(ticks[0]) == 4
+    assert ticks.count(ticks[0]) == len(plots)
     for plot in plots:
         assert [name in plot for name in (">exact denoiser<", ">ddnm paper<", ">&lt;b&gt;dps paper<")] == [True] * 3
-        assert plot.count("var(--accent)") == 2  # line and point of the one row that reaches the floor
-    assert len({re.search(r'aria-label="([^"]*)"', plot)[1] for plot in plots}) == 4
+        assert plot.count("var(--accent)") == 4  # line and point of the two rows that reach the floor
+    assert len({re.search(r'aria-label="([^"]*)"', plot)[1] for plot in plots}) == len(plots)
 
 
 def test_the_axis_holds_all_values(tmp_path):
@@ -149,7 +169,7 @@ def test_numbers_are_beside_the_page(world, page):
     assert [(scene["world"], scene["mask"]) for scene in told["scenes"]] == [(w, m) for w in WORLDS for m in MASKS]
     row = told["scenes"][0]["rows"][0]
     assert row["measures"]["ratio"] == pytest.approx({"value": 1.3, "low": 1.15, "high": 1.45})
-    assert [row["reaches_floor"] for row in told["scenes"][0]["rows"]] == [True, False, False]
+    assert [row["reaches_floor"] for row in told["scenes"][0]["rows"]] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -164,7 +184,7 @@ def test_a_scene_without_methods_is_shown(tmp_path):
     record = made_up()
     record["scenes"][1]["rows"] = []
     judgement = read_judgement(written(tmp_path, record))
-    assert [len(scene.judged) for scene in judgement.scenes] == [4, 1, 4, 4]
+    assert [len(scene.judged) for scene in judgement.scenes] == [5, 1, 5, 5, 5, 5]
     assert "exact denoiser" in judgement.plots[1]
 
 
@@ -184,6 +204,7 @@ def test_there_are_words_for_all_that_is_judged():
     assert posterior.RECORD == ROOT / RECORD
     assert (set(WORLDS), set(MASKS)) == (set(ORACLES), set(posterior.MASKS))
     assert set(COLUMNS) == {*MEASURES, "ratio"}
+    assert STEERED == posterior.STEERED
 
 
 def change(place: tuple[Any, ...], value: Any) -> dict[str, Any]:
