@@ -100,3 +100,32 @@ def test_choices_are_the_same_alone_and_in_a_batch():
 def test_weights_for_another_number_of_images_are_an_error():
     with pytest.raises(ValueError, match="zip"):
         Noise([1, 2]).choice(torch.ones(3, 4), 2)
+
+
+# --- forks ---
+
+
+def test_a_fork_opens_other_streams_and_does_not_move_these():
+    plain, forked = Noise([1, 2, 3]), Noise([1, 2, 3])
+    forked.normal((4,))
+    fork = forked.fork("a")
+    fork.normal((100,))
+    plain.normal((4,))
+    assert torch.equal(forked.normal((5,)), plain.normal((5,)))
+    assert not torch.equal(Noise([1]).fork("a").normal((8,)), Noise([1]).normal((8,)))
+
+
+def test_a_fork_depends_on_its_seed_and_name_only():
+    used = Noise([1, 2])
+    used.uniform((3, 3))
+    assert torch.equal(used.fork("a").normal((8,)), Noise([1, 2]).fork("a").normal((8,)))
+    assert not torch.equal(used.fork("a").normal((8,)), used.fork("b").normal((8,)))
+    together = Noise([5, 6, 7]).fork("a").normal((8,))
+    assert torch.equal(together, torch.cat([Noise([seed]).fork("a").normal((8,)) for seed in (5, 6, 7)]))
+    assert not torch.equal(together[0], together[1])
+
+
+def test_forks_can_be_forked_and_keep_their_type():
+    first = Noise([1], dtype=torch.float64).fork("a").fork("b").normal((8,))
+    assert first.dtype == torch.float64
+    assert not torch.equal(first, Noise([1], dtype=torch.float64).fork("b").fork("a").normal((8,)))

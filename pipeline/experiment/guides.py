@@ -37,12 +37,16 @@ def load_prior(params: Params, layout: Layout, dataset: str, device: torch.devic
 
     Raises:
         CheckpointError: a part is missing or damaged, or does not go with the others.
+        InputError: the calibration is no JSON.
     """
     codec, circuit, inputs = load_guides(params, layout, dataset, device)
     path = layout.steering(dataset) / "calibration.json"
     if not path.exists():
         raise CheckpointError(f"{path} is missing; run the stage fit_steering (dvc repro fit_steering@{dataset}).")
-    calibration = Calibration.from_json(read_json(path)).to(device)
+    try:
+        calibration = Calibration.from_json(read_json(path)).to(device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     try:
         prior = TokenPrior(codec=codec, circuit=circuit, calibration=calibration)
     except ConfigError as error:

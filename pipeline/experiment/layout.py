@@ -76,6 +76,10 @@ class Layout:
         """Fitted trust of a dataset's steering."""
         return self.runs / "steering" / dataset
 
+    def fusion(self, dataset: str) -> Path:
+        """New images from regions of several references."""
+        return self.runs / "fusion" / dataset
+
     def insight(self, dataset: str) -> Path:
         """What the circuit of a dataset says about masked images."""
         return self.runs / "insight" / dataset

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from pipeline.experiment.runtime import Stopwatch
-from pipeline.steering.steer import Meter
+from pipeline.steering.meter import Meter
 
 
 class TimedMeter(Meter):

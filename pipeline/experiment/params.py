@@ -231,7 +231,7 @@ def build_row(name: str, block: dict[str, Any]) -> SteeredRow:
     base, preset, warm = block.pop("base", None), block.pop("preset", "ours"), block.pop("warm", 1.0)
     if not isinstance(base, str):
         raise ValueError(f"{key}.base: expected the name of a block under methods, but it is {base!r}")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"{key}.preset: unknown preset{suggest(str(preset), PRESETS)}")
     if isinstance(warm, bool) or not isinstance(warm, int | float) or not 0.0 < warm <= 1.0:
         raise ValueError(f"{key}.warm: expected a number above 0 and at most 1, but it is {warm!r}")

@@ -5,8 +5,9 @@ estimates x_0 it is that method, steered. The base draws from the same streams w
 two can be compared pair by pair.
 
 With a warm start the circuit answers in the network's place at the first times: one joint draw z ~ p(z | seen pixels)
-is decoded and pasted, and taken for x_0 until time `warm` T, where the base goes on with the network from
-x_t ~ q(x_t | x_0). That takes away the network evaluations of these times.
+is decoded and pasted, and stands for the network's estimate until time `warm` T, where the base goes on with the
+network. It is steered like any estimate. That takes away the network evaluations of these times, but for one, whose
+estimate is evidence for the draw.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
+from pipeline.steering.meter import Meter
 from pipeline.steering.prior import TokenPrior
 from pipeline.steering.settings import Steering
-from pipeline.steering.steer import Guide, Meter
+from pipeline.steering.steer import Guide
 from pipeline.watch import Watch, ignore
 
 
@@ -127,6 +129,5 @@ class WarmStart:
         if self._x_0 is None:
             with torch.no_grad():
                 self._x_0 = self.guide.complete(self.inner.denoise(x_t.detach(), t).x_0, t, x_t.detach())
-        particles = len(x_t) // len(self._x_0)
-        x_0 = self._x_0.repeat_interleave(particles, 0) + 0.0 * x_t  # a derivative, which is 0
+        x_0 = self._x_0 + 0.0 * x_t  # a derivative, which is 0
         return Prediction(x_0=x_0, eps=self.schedule.eps(x_t, x_0, t))

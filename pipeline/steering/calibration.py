@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from reprlib import repr as brief
 from typing import Any
 
 import torch
@@ -110,17 +111,14 @@ class Calibration:
         Raises:
             CheckpointError: something is missing, or is no number that makes sense.
         """
-        try:
-            levels = tuple(_level(row) for row in values["levels"])
-            times = tuple(int(t) for t in values["times"])
-            if not times or len(times) != len(levels) or list(times) != sorted(set(times)):
-                raise ValueError(f"{len(levels)} levels at times {list(times)}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"expected a calibration with rising times, and {CLASSES} variances above 0 of each kind and as many "
-                f"weights in [0, 1] per level, but found {error}; run the stage fit_steering again."
-            ) from error
-        return cls(times=times, levels=levels)
+        times, rows = values.get("times"), values.get("levels")
+        whole = isinstance(times, list) and all(type(t) is int and t > 0 for t in times)
+        if not whole or not times or times != sorted(set(times)):
+            raise _damaged(f"times is {brief(times)}")
+        if not isinstance(rows, list) or len(rows) != len(times):
+            count = len(rows) if isinstance(rows, list) else "no"
+            raise _damaged(f"there are {count} levels at {len(times)} times")
+        return cls(times=tuple(times), levels=tuple(_level(row) for row in rows))
 
 
 NAMES = tuple(field.name for field in fields(Level))
@@ -130,12 +128,24 @@ def _between(low: Tensor, high: Tensor, part: float) -> Tensor:
     return torch.lerp(low.log(), high.log(), part).exp()
 
 
-def _level(row: Mapping[str, Any]) -> Level:
-    if set(row) != set(NAMES):
-        raise ValueError(f"entries {sorted(row)}")
-    tables = {name: torch.tensor(row[name], dtype=torch.float32) for name in NAMES}
-    for name, table in tables.items():
-        fits = (table >= 0) & (table <= 1) if name == "weight" else (table > 0) & table.isfinite()
-        if table.shape != (CLASSES,) or not bool(fits.all()):
-            raise ValueError(f"{name} {row[name]}")
-    return Level(**tables)
+def _level(row: Any) -> Level:
+    if not isinstance(row, dict) or set(row) != set(NAMES):
+        raise _damaged(f"a level has {brief(list(row) if isinstance(row, dict) else row)}")
+    return Level(**{name: _table(name, row[name]) for name in NAMES})
+
+
+def _table(name: str, numbers: Any) -> Tensor:
+    if not isinstance(numbers, list) or len(numbers) != CLASSES or any(type(x) not in (int, float) for x in numbers):
+        raise _damaged(f"{name} is {brief(numbers)}")
+    table = torch.tensor(numbers, dtype=torch.float32)
+    fits = (table >= 0) & (table <= 1) if name == "weight" else (table > 0) & table.isfinite()
+    if not bool(fits.all()):
+        raise _damaged(f"{name} is {brief(numbers)}")
+    return table
+
+
+def _damaged(found: str) -> CheckpointError:
+    return CheckpointError(
+        f"expected a calibration with rising times, and {CLASSES} variances above 0 of each kind and as many weights "
+        f"in [0, 1] for each, but {found}; run the stage fit_steering again."
+    )

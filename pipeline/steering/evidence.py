@@ -9,6 +9,8 @@ and a token of which nothing is seen, at a time when the estimate knows nothing,
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,10 +51,11 @@ def encoder_posterior(codec: Codec, draws: Tensor, temperature: float) -> Tensor
     An estimate by Monte Carlo of w_i(c) = E[q(z_i = c | x_0)] (Liu et al. 2024, section 5).
     """
     log_q = codec.log_probs(draws.flatten(0, 1), temperature).unflatten(0, draws.shape[:2])
-    return torch.logsumexp(log_q, 0) - torch.log(torch.tensor(float(len(draws))))
+    return torch.logsumexp(log_q, 0) - math.log(len(draws))
 
 
 def prior_marginals(circuit: Circuit) -> Tensor:
-    """Log of the circuit's own p(z_i = c), [N, V]."""
+    """Log of the circuit's own p(z_i = c), [N, V]; 0 for codes that it rules out, evidence or not."""
     nothing = torch.zeros(1, circuit.tokens, circuit.codes, device=circuit.root.device)
-    return posterior(circuit, nothing).log_marginals[0]
+    log_p = posterior(circuit, nothing).log_marginals[0]
+    return log_p.masked_fill(log_p.isneginf(), 0.0)

@@ -147,7 +147,8 @@ class Temper:
     @property
     def gain(self) -> float:
         """By how much the square error falls if every class mixes as suits it best."""
-        return float((self.along.clamp_min(0.0).square() / self.away.clamp_min(1e-12)).sum())
+        b = best_move(self.along, self.away)
+        return float((b * (2.0 * self.along - b * self.away)).sum())
 
 
 def fit_temper(
@@ -170,6 +171,11 @@ def fit_temper(
     return Temper(code_variance=variance, circuit_variance=class_means(squares), along=along, away=away)
 
 
+def best_move(along: Tensor, away: Tensor) -> Tensor:
+    """The b in [0, 1] with which estimate + b (picture - estimate) has the smallest square error, [CLASSES]."""
+    return (along / away.clamp_min(1e-12)).clamp(0.0, 1.0)
+
+
 def mixing_weights(diffusion: Tensor, circuit: Temper) -> Tensor:
     """The weights of the diffusion side, [CLASSES], with which the mixture's mean has the smallest square error.
 
@@ -177,7 +183,7 @@ def mixing_weights(diffusion: Tensor, circuit: Temper) -> Tensor:
     in the sums of all by `SHARED`. The weighted geometric mean moves by b = (1 - a) / v2 / (a / v1 + (1 - a) / v2).
     """
     along, away = (sums + SHARED * sums.sum() for sums in (circuit.along, circuit.away))
-    b = (along / away.clamp_min(1e-12)).clamp(0.0, 1.0)
+    b = best_move(along, away)
     first, second = (1.0 - b) * diffusion, b * circuit.circuit_variance
     return first / (first + second)
 

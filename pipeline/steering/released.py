@@ -32,6 +32,7 @@ from pipeline.errors import ConfigError
 from pipeline.problem import Problem
 from pipeline.steering.evidence import distances, features_of
 from pipeline.steering.fusion import Normal, binned_mixture, draw_binned
+from pipeline.steering.meter import Meter
 
 LEVELS, TOP, DRAWS, LEAK = 250, 20, 8, 1e-8
 
@@ -66,33 +67,53 @@ def steer(
     circuit: Circuit,
     schedule: Schedule,
     noise: UniformSource,
+    meter: Meter,
 ) -> Tensor:
     """Draw x_0 [B, C, H, W] from the published mixture at time t."""
     x = problem.paste(prediction.x_0.clamp(-1.0, 1.0))
+    with meter.part("encode", len(x)):
+        distance = (distances(codec, features_of(codec, x)) / codec.vqgan.codebook.shape[1]).sqrt()
+    with meter.part("circuit", len(x)):
+        seen = F.avg_pool2d(problem.known.to(x), x.shape[-1] // codec.side).flatten(1)
+        law = token_law(distance, seen, circuit)
+        tokens = inverse_cdf(law.log()[:, None], noise.uniform((DRAWS, circuit.tokens)))
+    with meter.part("decode", DRAWS * len(x)):
+        images = codec.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+    posterior = Normal(mean=images.mean(1), variance=images.var(1).clamp_min(1e-12))
+    with meter.part("fusion"):
+        return mixture(step_law(prediction, x, t, schedule), posterior, t / schedule.T, noise.uniform(x.shape[1:]))
+
+
+def step_law(prediction: Prediction, x: Tensor, t: int, schedule: Schedule) -> Normal:
+    """Around x [B, C, H, W], with the variance of one of 250 steps from time t."""
     s = max(t - schedule.T // min(LEVELS, schedule.T), 0)
     log_variance = torch.as_tensor(schedule.log_variance(t, s, prediction.v)).to(x)
-    prior = Normal(mean=x, variance=log_variance.exp().expand_as(x))
-    weights = token_law(x, problem, codec, circuit).log()
-    tokens = inverse_cdf(weights[:, None], noise.uniform((DRAWS, circuit.tokens)))
-    images = codec.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-    posterior = Normal(mean=images.mean(1), variance=images.var(1).clamp_min(1e-12))
-    weight = 0.8 + 0.2 * math.exp(-2.0 * t / schedule.T)
-    drawn = noise.uniform(x.shape[1:])
+    return Normal(mean=x, variance=log_variance.exp().expand_as(x))
+
+
+def token_law(distance: Tensor, seen: Tensor, circuit: Circuit) -> Tensor:
+    """The law of each token before draws, [B, N, V], which sums to about 1.
+
+    Args:
+        distance: of the features to the codes, divided by sqrt(D), [B, N, V].
+        seen: share of each patch that is seen, [B, N].
+        circuit: over N tokens and V codes.
+    """
+    seen = seen[..., None]
+    log_w = F.log_softmax(F.log_softmax(-distance, -1) / (0.1 - 0.09 * seen), -1)
+    law = torch.softmax((1.0 - seen) * flow_query(circuit, log_w).log() + seen * log_w, -1)
+    kept = torch.zeros_like(law, dtype=torch.bool).scatter_(-1, log_w.topk(min(TOP, circuit.codes), -1).indices, True)
+    return torch.where(kept, law, LEAK)
+
+
+def mixture(prior: Normal, posterior: Normal, when: float, uniform: Tensor) -> Tensor:
+    """Draw from the tabulated mixture at the share `when` of T, by numbers in [0, 1), all [B, C, H, W]."""
+    weight = 0.8 + 0.2 * math.exp(-2.0 * when)
     rows = [
-        draw_binned(binned_mixture(_row(prior, k), _row(posterior, k), weight), drawn[k : k + 1]) for k in range(len(x))
+        draw_binned(binned_mixture(_row(prior, k), _row(posterior, k), weight), uniform[k : k + 1])
+        for k in range(len(uniform))
     ]
     return torch.cat(rows)
-
-
-def token_law(x: Tensor, problem: Problem, codec: Codec, circuit: Circuit) -> Tensor:
-    """The law of each token before draws, [B, N, V], from estimates with the seen pixels pasted [B, C, H, W]."""
-    seen = F.avg_pool2d(problem.known.to(x), x.shape[-1] // codec.side).flatten(1)[..., None]
-    features = features_of(codec, x)
-    log_q = F.log_softmax(-(distances(codec, features) / features.shape[-1]).sqrt(), -1)
-    log_w = F.log_softmax(log_q / (0.1 - 0.09 * seen), -1)
-    law = torch.softmax((1.0 - seen) * flow_query(circuit, log_w).log() + seen * log_w, -1)
-    kept = torch.zeros_like(law, dtype=torch.bool).scatter_(-1, log_w.topk(min(TOP, codec.codes), -1).indices, True)
-    return torch.where(kept, law, LEAK)
 
 
 def _row(normal: Normal, k: int) -> Normal:

@@ -8,7 +8,7 @@ the schedule of weights a_t = .8 + .2 exp(-2 t / T)) and `released` (the formula
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from pipeline.errors import ConfigError, at_least
@@ -22,9 +22,9 @@ class Steering:
     """How an estimate is steered.
 
     Attributes:
-        formula: "exact" as described above; "released" as the published code computes, for which only `until` counts.
+        formula: "exact", or "released" as the published code computes; of the others, that takes `until` and `known`.
         until: share of T down to which estimates are steered; 1 = never.
-        refresh: share of T after which the circuit is asked again; 0 = at every step.
+        refresh: share of T after which the circuit is asked again; 0 = at every step, as for methods with particles.
         rule: how the estimate becomes evidence; see `pipeline.steering.evidence`. "noisy" looks at x_t and the seen
             pixels instead, through the patch model.
         temperature: of the encoder's posterior; for the rules "posterior" and "divided".
@@ -33,7 +33,8 @@ class Steering:
         picture: "expected" decodes the expected code of each token, "joint" draws of all tokens together,
             "independent" draws of each token by itself; "patches" decodes nothing and takes mean and variance of x_0
             given x_t and the marginals, through the patch model.
-        draws: how many are decoded, if any are drawn; their mean and variance are the circuit's side.
+        draws: how many are decoded, if any are drawn; their mean and variance are the circuit's side. The variance of
+            one is fitted, as that of the expected picture is.
         weighting: "fitted" takes the weight of the diffusion side from the calibration, "schedule" from
             a_t = low + (high - low) exp(-decay t / T); "circuit" takes the circuit's side alone.
         low, high, decay: of that schedule.
@@ -74,6 +75,21 @@ class Steering:
                 f"evidence_draws must be 0 for the rule {self.rule}, which looks at {looks}, but is "
                 f"{self.evidence_draws}"
             )
+        if self.picture == "expected" and self.draws > 1:
+            raise ConfigError(f"draws must be 1 for the picture expected, where nothing is drawn, but is {self.draws}")
+        if self.picture == "joint" and self.query == "flow":
+            raise ConfigError("query must be exact for the picture joint, because flow gives each token by itself only")
+        if self.formula == "released":
+            self._refuse_what_released_ignores()
+
+    def _refuse_what_released_ignores(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name not in ("formula", "until", "known") and value != setting.default:
+                raise ConfigError(
+                    f"{setting.name} cannot be set for the formula released, which has its own, but is {value}; leave "
+                    "it out"
+                )
 
     @property
     def asks(self) -> dict[str, str]:

@@ -13,9 +13,7 @@ Where this differs from the paper's code, and why: docs/steering.md.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,21 +29,9 @@ from pipeline.problem import Problem
 from pipeline.steering import evidence, released
 from pipeline.steering.calibration import Level, classify, to_pixels
 from pipeline.steering.fusion import LEAST_VARIANCE, Normal, draw_truncated, geometric_mean
+from pipeline.steering.meter import Meter
 from pipeline.steering.prior import TokenPrior, given
 from pipeline.steering.settings import Steering
-
-
-class Meter:
-    """Counts images given to encoder, circuit and decoder, as "encode", "circuit", "decode"; may be made to time."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    @contextmanager
-    def part(self, name: str, images: int = 0) -> Iterator[None]:
-        """Do one part of the work on some images; "fusion" is the part that asks nobody."""
-        self.counts[name] += images
-        yield
 
 
 @dataclass(frozen=True)
@@ -112,15 +98,17 @@ class Guide:
     def mix(self, x_0: Tensor, t: int, x_t: Tensor | None = None) -> Normal:
         """What is known of x_0 given the diffusion model's estimate `x_0` [B P, C, H, W] at time t, and what was seen.
 
-        Known pixels are where they were seen, up to rounding; their variance says nothing.
+        The means of known pixels are what was seen; their variance says nothing.
 
         Raises:
             InputError: the rule noisy or the picture patches, but no `x_t` [B P, C, H, W] to look at.
         """
-        return self._mix(x_0, t, self._scene(len(x_0), t, x_t))
+        scene = self._scene(len(x_0), t, x_t)
+        mixed = self._mix(x_0, t, scene)
+        return Normal(mean=scene.problem.paste(mixed.mean), variance=mixed.variance)
 
     def complete(self, x_0: Tensor, t: int, x_t: Tensor | None = None) -> Tensor:
-        """Draw tokens jointly given the seen pixels and an estimate [B, C, H, W] at time t, and decode them, pasted.
+        """Draw tokens jointly given the seen pixels and an estimate [B P, C, H, W] at time t; decode and paste them.
 
         Raises:
             InputError: as `mix`.
@@ -238,7 +226,7 @@ class Guide:
 
     def _released(self, prediction: Prediction, t: int, scene: Scene) -> Prediction:
         codec, circuit = given(self.prior.codec), self.prior.circuit
-        x_0 = released.steer(prediction, t, scene.problem, codec, circuit, self.schedule, scene.noise)
+        x_0 = released.steer(prediction, t, scene.problem, codec, circuit, self.schedule, scene.noise, self.meter)
         return Prediction(x_0=x_0, eps=prediction.eps, v=prediction.v)
 
 

@@ -34,6 +34,7 @@ from pipeline.experiment.train_ddpm import train_ddpm
 from pipeline.experiment.train_transformer import train_transformer
 from pipeline.experiment.train_trunk import train_trunk
 from pipeline.experiment.train_vqgan import train_vqgan
+from pipeline.steering import released
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +115,10 @@ def fresh(done, tmp_path, monkeypatch):
     shutil.rmtree(root / "runs" / "smoke" / "inpaint")
     monkeypatch.chdir(root)
     return params, Layout(root, "smoke")
+
+
+def run_row(params, layout, row):
+    (inpaint_steered if row in params.steered else inpaint)(params, layout, "faces", row)
 
 
 def settled(layout, method="ddnm"):
@@ -225,6 +230,61 @@ def test_evaluations_are_counted_and_as_announced(done):
             assert cell["evaluations"]["backwards"] >= params.method(method).nbe()
 
 
+def test_what_steering_asks_for_is_counted_and_timed(done):
+    """Per image: the circuit is asked at most once a step, and every time one picture is encoded and some decoded."""
+    params, layout = done
+    for row, images in (("tiramisu", 2), ("tiramisu_released", 1 + released.DRAWS)):
+        for cell in json.loads((layout.inpaint("faces", row) / "cells.json").read_text())["cells"]:
+            asked = cell["evaluations"]["circuit"]
+            assert 1 <= asked <= sum(j < i for i, j in params.method(row).moves())
+            assert cell["evaluations"]["codec"] == images * asked
+            split = cell["measured"]["split"]
+            assert set(split) == {"encode", "circuit", "decode", "fusion"}
+            assert all(seconds > 0 for seconds in split.values())
+            assert sum(split.values()) < cell["measured"]["seconds_per_image"]
+    plain = json.loads((layout.inpaint("faces", "ddnm") / "cells.json").read_text())["cells"]
+    assert all("split" not in cell["measured"] for cell in plain)
+    assert all(cell["evaluations"]["circuit"] == cell["evaluations"]["codec"] == 0 for cell in plain)
+
+
+def test_steering_fitted_again_is_the_same(done, fresh):
+    params, layout = fresh
+    path = layout.steering("faces") / "calibration.json"
+    before = path.read_bytes()
+    path.unlink()
+    fit_steering(params, layout, "faces")
+    assert path.read_bytes() == before
+    record = json.loads((layout.steering("faces") / "record.json").read_text())
+    assert set(record["inputs"]) == {"vqgan", "circuit", "denoiser", "data"}
+    assert record["params"] == params.steering.model_dump()
+    assert len(json.loads(before)["times"]) == params.steering.levels
+
+
+def test_another_calibration_runs_the_steered_cells_only(fresh):
+    params, layout = fresh
+    path = layout.steering("faces") / "calibration.json"
+    inpaint_steered(params, layout, "faces", "tiramisu")
+    first = {path.name for path in layout.cells.iterdir()}
+    values = json.loads(path.read_text())
+    values["levels"][-1]["weight"] = [0.25] * 15
+    path.write_text(json.dumps(values))
+    before = settled(layout, "tiramisu")
+    inpaint_steered(params, layout, "faces", "tiramisu")
+    assert len({path.name for path in layout.cells.iterdir()} - first) == len(params.sweep.masks)
+    assert not same(settled(layout, "tiramisu"), before)
+
+
+def test_steering_without_its_parts_is_refused_before_anything_runs(fresh):
+    params, layout = fresh
+    (layout.steering("faces") / "calibration.json").unlink()
+    with pytest.raises(CheckpointError, match="run the stage fit_steering"):
+        inpaint_steered(params, layout, "faces", "tiramisu")
+    assert not layout.cells.exists()
+    wanting = params.model_copy(update={"steering": params.steering.model_copy(update={"images": 99})})
+    with pytest.raises(ConfigError, match=r"steering\.images: 99 are asked for, but faces has 12"):
+        fit_steering(wanting, layout, "faces")
+
+
 def test_finished_cells_are_not_run_again(done):
     params, layout = done
     before = {path: path.stat().st_mtime_ns for path in layout.cells.iterdir()}
@@ -254,7 +314,8 @@ def test_the_bar_is_full_when_the_last_move_is_made(fresh, capsys, method, chang
     assert sum(f": {total}/{total} " in line for line in full) == 1
 
 
-def test_an_interrupted_sweep_ends_with_the_same_records(done, fresh, monkeypatch):
+@pytest.mark.parametrize("row", ["ddnm", "tiramisu", "tiramisu_released"])
+def test_an_interrupted_sweep_ends_with_the_same_records(done, fresh, monkeypatch, row):
     import pipeline.experiment.inpaint as stage
 
     params, layout = fresh
@@ -268,12 +329,12 @@ def test_an_interrupted_sweep_ends_with_the_same_records(done, fresh, monkeypatc
 
     monkeypatch.setattr(stage, "run_cell", dies_in_the_second)
     with pytest.raises(KeyboardInterrupt):
-        inpaint(params, layout, "faces", "ddnm")
+        run_row(params, layout, row)
     assert len(list(layout.cells.iterdir())) == 1
-    assert not layout.inpaint("faces", "ddnm").exists()
-    inpaint(params, layout, "faces", "ddnm")
+    assert not layout.inpaint("faces", row).exists()
+    run_row(params, layout, row)
     assert len(calls) == 3
-    assert same(settled(layout), settled(done[1]))
+    assert same(settled(layout, row), settled(done[1], row))
 
 
 def test_a_damaged_cell_is_computed_again(done, fresh):
