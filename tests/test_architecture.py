@@ -198,6 +198,7 @@ SPARED = {
     ("inpaint", "pipeline.methods"): "the table of methods; the stage watches its own row's file",
     ("inpaint", "pipeline.data.masks"): "reads masks as files, which the stage watches; a new one changes no old one",
     ("inpaint_steered", "pipeline.data.masks"): "as inpaint",
+    ("strip", "pipeline.data.masks"): "as inpaint",
     ("score", "pipeline.data.masks"): "as inpaint",
     ("train_vqgan", "pipeline.experiment.pictures"): "sheets for the eye",
     ("train_ddpm", "pipeline.experiment.pictures"): "sheets for the eye",

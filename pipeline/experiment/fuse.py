@@ -25,9 +25,9 @@ from pipeline.experiment.params import Params
 from pipeline.experiment.progress import Bar, progress
 from pipeline.experiment.record import write_json
 from pipeline.noise import Noise, stream_seed
+from pipeline.steering.prior import TokenPrior, given
 from pipeline.steering.semantic import Claim, Fusion, Reference, compatibility, distance, read, spread
 from pipeline.steering.semantic import fuse as blend
-from pipeline.steering.steer import TokenPrior
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PAIRS = 6
@@ -56,7 +56,7 @@ class Studio:
 
     def claims(self, groups: Sequence[Group]) -> tuple[Claim, ...]:
         """What the references of B groups say."""
-        return read(self.prior.codec, self.references(groups), spread(self.prior.calibration))
+        return read(given(self.prior.codec), self.references(groups), spread(given(self.prior.calibration)))
 
     def noise(self, groups: Sequence[Group]) -> Noise:
         """A stream per group: the same at every level of coherence."""
@@ -181,7 +181,7 @@ def draw(studio: Studio, groups: Sequence[Group], settings: Sequence[Fusion], ba
         noise = studio.noise(groups)
         x = blend(studio.denoiser, studio.prior, references, noise, setting, watch=lambda t, x_0: bar.advance())
         images.append(to_uint8(x.cpu()).numpy())
-        far.append(distance(studio.prior.codec, x, references).tolist())
+        far.append(distance(given(studio.prior.codec), x, references).tolist())
     return [
         Row(
             group=group,

@@ -84,6 +84,10 @@ class Layout:
         """What the circuit of a dataset says about masked images."""
         return self.runs / "insight" / dataset
 
+    def strip(self, dataset: str) -> Path:
+        """A steered walk beside its base's, time by time."""
+        return self.runs / "strip" / dataset
+
     def transformer(self, dataset: str) -> Path:
         """The reference transformer of a dataset."""
         return self.runs / "transformer" / dataset

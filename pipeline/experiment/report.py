@@ -1,7 +1,7 @@
 """The report of one profile: a single offline page, and the numbers behind it as CSV and JSON.
 
-`report_inputs` reads and checks what the stages left, `tables` computes, `figures` draws, `report_contents`,
-`report_circuit`, `report_judge` and `report_pictures` put together what is said and shown; here it is written down.
+`report_inputs` reads and checks what the stages left, `tables` computes, `figures` draws, the other `report_...`
+put together what is said and shown; here it is written down.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import ConfigError
 from pipeline.experiment.record import write_bytes
+from pipeline.experiment.report_ablations import Study, plot_tables, study
 from pipeline.experiment.report_circuit import BITS, Prior, headline, hidden_share, numbers, priors, shows_nothing
 from pipeline.experiment.report_contents import (
     Cost,
@@ -38,6 +39,9 @@ from pipeline.experiment.report_inputs import MODELS, Findings, Training, read_f
 from pipeline.experiment.report_judge import BAND, COLUMNS, WORLDS, Judgement, read_judgement
 from pipeline.experiment.report_judge import numbers as judge_numbers
 from pipeline.experiment.report_pictures import Truth, grids, model
+from pipeline.experiment.report_sheets import INSIGHTS, insights, strips
+from pipeline.experiment.report_steering import PARTS
+from pipeline.experiment.report_steering import numbers as steering_numbers
 from pipeline.experiment.tables import KEYS, METRICS, average_ranks, count_wins, places, standing
 
 logger = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ def write_report(
     costs = [cost(findings, method) for method in findings.methods]
     circuits = priors(findings)
     judgement = read_judgement(judge)
+    studied = study(findings, results, params["report"]["bootstrap"])
     page = _render(
         profile=profile,
         findings=findings,
@@ -79,21 +84,26 @@ def write_report(
         models=[model(name, trainings) for name, trainings in findings.trainings.items() if name in MODELS],
         priors=circuits,
         judge=judgement,
+        study=studied,
+        strips=strips(findings),
+        insights=insights(findings),
         provenance=provenance(findings),
         times=times(findings),
-        params=_yaml(params),
-        resamples=params["report"]["bootstrap"],
-        size=params["image_size"],
+        **_settings(params),
     )
-    files = _numbers(findings, results, costs, circuits, judgement)
-    _write(out, files | {"index.html": page})
+    _write(out, _numbers(findings, results, costs, circuits, judgement, studied) | {"index.html": page})
     logger.info("Report of %s: %s (%.1f MB)", profile, out / "index.html", len(page) / 1e6)
     return out / "index.html"
 
 
+def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page says of the parameters."""
+    return {"params": _yaml(params), "resamples": params["report"]["bootstrap"], "size": params["image_size"]}
+
+
 def _write(out: Path, files: Mapping[str, str]) -> None:
-    """Write files by path relative to `out`, and remove curves that are no longer among them."""
-    for stale in set((out / "plots" / "curves").glob("*.csv")) - {out / name for name in files}:
+    """Write files by path relative to `out`, and remove plots that are no longer among them."""
+    for stale in set((out / "plots").rglob("*.csv")) - {out / name for name in files}:
         stale.unlink()
     for name, text in files.items():
         write_bytes(out / name, text.encode())
@@ -109,11 +119,13 @@ def _render(**contents: Any) -> str:
     )
     environment.globals |= {
         "BITS": BITS,
+        "INSIGHTS": INSIGHTS,
         "JUDGED": COLUMNS,
         "JUDGE_BAND": BAND,
         "JUDGE_WORLDS": WORLDS,
         "METRICS": METRICS,
         "MODELS": MODELS,
+        "STEERING_PARTS": PARTS,
         "average_ranks": average_ranks,
         "finite": np.isfinite,
         "flat": flat,
@@ -133,6 +145,7 @@ def _numbers(
     costs: Sequence[Cost],
     circuits: Mapping[str, Prior],
     judgement: Judgement | None,
+    studied: Study | None,
 ) -> dict[str, str]:
     """Everything written beside the page, by path relative to the report's folder."""
     columns = (*KEYS, *findings.metrics)
@@ -149,6 +162,8 @@ def _numbers(
         table["circuit"] = {dataset: numbers(prior) for dataset, prior in circuits.items()}
     if judgement is not None:
         table["judge"] = judge_numbers(judgement)
+    if studied is not None:
+        table["steering"] = steering_numbers(studied.steering)
     files = {
         "scores.csv": _csv(columns, scores),
         "table.csv": _csv(tuple(lines[0]), (line.values() for line in lines)),
@@ -156,6 +171,8 @@ def _numbers(
         "metrics.json": _json(_metrics_tree(results, circuits)),
         "plots/pareto.csv": _csv(("method", "metric", "mean", *passes), pareto),
     }
+    for name, (header, rows) in (plot_tables(studied, results) if studied else {}).items():
+        files[f"plots/{name}.csv"] = _csv(header, rows)
     for name, trainings in findings.trainings.items():
         for dataset, training in trainings.items():
             files[f"plots/curves/{name}_{dataset}.csv"] = _curve_csv(training)

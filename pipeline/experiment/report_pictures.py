@@ -105,14 +105,14 @@ def _curves(training: Training, of: str) -> list[tuple[str, str]]:
     return [(quantity, curve_plot(quantities[quantity], name=f"{of}: {quantity}")) for quantity in ordered]
 
 
-def sheet(path: Path) -> str:
-    """Read a contact sheet as a data URI, exactly unless it is large.
+def sheet(path: Path, *, exact: bool = False) -> str:
+    """Read a contact sheet as a data URI, exactly unless it is large; always so if it is to be `exact`.
 
     Raises:
         InputError: the file is no picture.
     """
     try:
         with Image.open(path) as image:
-            return encode(np.asarray(image.convert("RGB")), exact=image.width * image.height <= EXACT_SHEET)
+            return encode(np.asarray(image.convert("RGB")), exact=exact or image.width * image.height <= EXACT_SHEET)
     except OSError as error:
         raise InputError(f"{path}: expected a picture, but {error}; run the stage that writes it again.") from error

@@ -34,11 +34,11 @@ from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError, InputError, at_least
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
-from pipeline.steering.calibration import SHARES, Calibration, Level
+from pipeline.steering.calibration import SHARES, Calibration
 from pipeline.steering.evidence import distances, features_of
-from pipeline.steering.fusion import Normal
+from pipeline.steering.prior import TokenPrior, given
 from pipeline.steering.settings import Steering
-from pipeline.steering.steer import Guide, Scene, TokenPrior
+from pipeline.steering.steer import Guide, Scene
 from pipeline.watch import Watch, ignore
 
 
@@ -245,16 +245,16 @@ class ReferenceGuide(Guide):
         Raises:
             InputError: as `read`.
         """
-        claims = read(prior.codec, references, spread(prior.calibration))
+        claims = read(given(prior.codec), references, spread(given(prior.calibration)))
         first = references[0]
         nothing = Problem(y=torch.zeros_like(first.x), known=torch.zeros_like(first.region))
         super().__init__(fusion.steering, prior, nothing, schedule, noise)
         self._told = joined(claims, fusion.coherence)
 
-    def evidence(self, diffusion: Normal, level: Level, scene: Scene) -> Tensor:
+    def evidence(self, x_0: Tensor, scene: Scene) -> Tensor:
         """Log-evidence [B P, N, V] from the diffusion side and from the references."""
-        told = self._told.repeat_interleave(len(diffusion.mean) // len(self._told), 0)
-        return super().evidence(diffusion, level, scene) + told
+        told = self._told.repeat_interleave(len(x_0) // len(self._told), 0)
+        return super().evidence(x_0, scene) + told
 
 
 @torch.no_grad()

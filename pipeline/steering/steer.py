@@ -139,7 +139,9 @@ class Guide:
         with self.meter.part("fusion"):
             fitted = steering.weighting == "fitted"
             weight = self._pixels(level.weight, scene) if fitted else steering.scheduled(t, self.schedule.T)
-            return geometric_mean(diffusion, circuit, weight)
+            mixed = geometric_mean(diffusion, circuit, weight)
+        self.meter.look(t, diffusion, circuit, mixed)
+        return mixed
 
     def _diffusion(self, x_0: Tensor, scene: Scene) -> Normal:
         """The diffusion model's side, with the seen pixels pasted."""

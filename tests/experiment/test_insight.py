@@ -20,6 +20,7 @@ from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.experiment import insight_pictures
 from pipeline.experiment.insight import DRAWS, PATCH, SHOWN, chosen_masks, hidden_patches, insight
 from pipeline.experiment.layout import Layout
+from pipeline.experiment.sheet import GAP, HIDDEN, LEFT, SIDE
 from pipeline.experiment.tokens import read_tokens
 from pipeline.weights import save_weights
 
@@ -72,14 +73,12 @@ def done(params, layout):
 def test_it_leaves_three_sheets_and_their_numbers(layout, done):
     out = layout.insight("faces")
     assert {path.name for path in out.iterdir()} == FILES
-    assert [(row["mask"], row["image"]) for row in done["images"]] == [
-        (mask, f"test-{k}") for mask in ("left", "v_strip") for k in range(2)
-    ]
-    zoom = insight_pictures.SIDE // SIZE
+    assert [(row["mask"], row["image"]) for row in done["images"]] == [("left", f"test-{k}") for k in range(2)]
+    zoom = SIDE // SIZE
     columns = {"entropy.png": 4, "completions.png": 3 + SHOWN, "gain.png": 3}
     for name, count in columns.items():
         with Image.open(out / name) as sheet:
-            width = insight_pictures.LEFT + count * (SIZE * zoom + insight_pictures.GAP)
+            width = LEFT + count * (SIZE * zoom + GAP)
             assert abs(sheet.width - width) <= 1
             assert len(sheet.convert("RGB").getcolors(2**24)) > 50
     assert done["inputs"]["circuit"] == load_circuit(layout.circuit("faces"))[1]["sha256"]
@@ -109,7 +108,6 @@ def test_its_numbers_are_those_of_the_queries(params, layout, done):
         assert [patch["bits"] for patch in best] == sorted((patch["bits"] for patch in best), reverse=True)
         assert all(patch["at"][1] >= 8 and patch["at"][0] % PATCH == 0 for patch in best)
         assert all(token["at"][1] >= 8 and token["bits"] > 0 for token in row["gain"]["tokens"])
-    assert all(row["hidden_tokens"] > 128 for row in done["images"][2:])
 
 
 def test_again_it_writes_the_same_bytes(params, layout, done, monkeypatch):
@@ -121,7 +119,7 @@ def test_again_it_writes_the_same_bytes(params, layout, done, monkeypatch):
 
 
 def test_one_mask_can_be_asked_for(params):
-    assert chosen_masks(params, None) == ["left", "v_strip"]
+    assert chosen_masks(params, None) == ["left"]
     assert chosen_masks(params, "wide") == ["wide"]
     assert chosen_masks(SimpleNamespace(**{**vars(params), "mask_files": {"mine": "x"}}), "mine") == ["mine"]
     with pytest.raises(ConfigError, match=r"--mask sideways: there is no such mask; choose one of left, "):
@@ -141,7 +139,7 @@ def test_maps_lie_over_what_is_hidden():
     picture, known = np.full((4, 4, 3), 7, np.uint8), torch.tensor([True, False, True, False])
     seen = insight_pictures.hide(picture, known)
     assert (seen[:, :2] == 7).all()
-    assert (seen[:, 2:] == insight_pictures.HIDDEN).all()
+    assert (seen[:, 2:] == HIDDEN).all()
     laid = insight_pictures.lay_over(picture, known, torch.tensor([0.0, 0.0, 0.0, 1.0]), Normalize(0, 1))
     assert (laid[:, :2] == 7).all()
     assert (

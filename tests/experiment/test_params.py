@@ -114,8 +114,11 @@ UNKNOWN = [
     ({"sweep.datasets": ["face"]}, ["sweep.datasets", "'face'", "'faces'"]),
     ({"sweep.methods": ["blended", "blendet"]}, ["sweep.methods", "'blendet'", "'blended'"]),
     ({"sweep.masks": ["lefft"]}, ["sweep.masks", "'lefft'", "'left'"]),
-    ({"report.reference": "ddmn"}, ["report.reference", "'ddmn'", "'ddnm'"]),
-    ({"methods": {"blended": VALUES["methods"]["blended"]}}, ["sweep.methods", "'ddnm'"]),
+    ({"report.reference": "copainnt"}, ["report.reference", "'copainnt'", "'copaint'"]),
+    (
+        {"methods": {name: VALUES["methods"][name] for name in ("blended", "copaint", "ddnm", "repaint")}},
+        ["sweep.methods", "'resampling'"],
+    ),
 ]
 
 WRONG_TYPES = [

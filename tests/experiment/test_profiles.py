@@ -70,6 +70,31 @@ def test_merging_goes_down_and_replaces_lists_and_chosen_names():
     }
 
 
+def test_steered_rows_may_be_added_and_changed(root):
+    rows = "steered:\n  early: {base: copaint, until: 0.9}\n  steered_ddnm: {until: 0.3}\n"
+    add(root, "mine", f"profile: mine\n{rows}sweep: {{steered: [early, tiramisu]}}\n")
+    values = resolved(root, "mine")["steered"]
+    assert values["early"] == {"base": "copaint", "until": 0.9}
+    assert values["steered_ddnm"] == {"base": "ddnm", "until": 0.3}
+    assert values["tiramisu"] == resolved(root, "embedded")["steered"]["tiramisu"]
+    set_by_name = parse(resolve(root, "embedded", {"steered.mine": {"base": "ddnm"}}))
+    assert set_by_name["steered"]["mine"] == {"base": "ddnm"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("tiramisuu: {until: 0.9}", r"steered\.tiramisuu\.base: expected the name of a block"),
+        ("tiramisu: {untill: 0.9}", r"steered\.tiramisu\.untill: unknown parameter; did you mean 'until'"),
+        ("tiramisu: {until: 1.5}", r"steered\.tiramisu.*until must be between 0 and 1"),
+    ],
+)
+def test_odd_steered_rows_are_refused(root, row, said):
+    add(root, "odd", f"profile: odd\nsteered: {{{row}}}\n")
+    with pytest.raises(ConfigError, match=said):
+        resolved(root, "odd")
+
+
 def test_datasets_are_replaced_as_a_whole(root):
     block = "{source: folder, path: p, val: 1, test: 12}"
     add(root, "own", f"profile: own\ndatasets:\n  photos: {block}\nsweep: {{datasets: [photos]}}\n")

@@ -28,6 +28,7 @@ from pipeline.experiment.prepare import prepare
 from pipeline.experiment.profiles import apply
 from pipeline.experiment.resolve_lpips import resolve_lpips
 from pipeline.experiment.score import score
+from pipeline.experiment.strip import strip
 from pipeline.experiment.tokens import read_tokens
 from pipeline.experiment.train_circuit import train_circuit
 from pipeline.experiment.train_ddpm import train_ddpm
@@ -94,6 +95,7 @@ def done(tmp_path_factory, monkeypatch_module):
     fit_steering(params, layout, "faces")
     for row in params.sweep.steered:
         inpaint_steered(params, layout, "faces", row)
+    strip(params, layout, "faces")
     score(params, layout, "faces")
     make_report(params, layout)
     return params, layout
@@ -220,6 +222,32 @@ def test_every_teacher_teaches(fresh, teacher):
     assert record["params"]["circuit"]["model"]["teacher"] == teacher
     assert ("teacher" in record["params"]["circuit"]) == (teacher == "transformer")
     assert 0 < record["metrics"]["test/bits_per_token"] < 6
+
+
+def test_the_strip_shows_the_walks_of_the_cells(done):
+    """Base and steered row end where their cells end, up to rounding to grey values and other batches."""
+    params, layout = done
+    told = json.loads((layout.strip("faces") / "strip.json").read_text())
+    assert (told["row"], told["base"]) == ("tiramisu", "copaint")
+    until = params.row("tiramisu").steering.until * params.ddpm.schedule.T
+    assert sorted(told["times"], reverse=True) == told["times"]
+    assert told["times"][-1] > until
+    assert [scene["mask"] for scene in told["scenes"]] == ["left"]  # the first and the third of two
+    truth = read_split(layout.data("faces"), "test", layout.cache).images[:2].astype(float)
+    for side, row in (("base", "copaint"), ("steered", "tiramisu")):
+        cell = unpack(layout.inpaint("faces", row) / "left.npz")
+        errors = ((cell.samples[:2, 0] - truth) / 127.5)[~cell.known[:2]].reshape(2, -1)
+        np.testing.assert_allclose(told["scenes"][0][side]["result"], np.sqrt((errors**2).mean(1)), atol=0.01)
+    page = (layout.report / "index.html").read_text()
+    assert "faces: tiramisu beside copaint" in page
+
+
+def test_a_strip_of_rows_that_do_not_mix_has_no_picture(fresh):
+    params, layout = fresh
+    sweep = params.sweep.model_copy(update={"steered": ["tiramisu_released"]})
+    strip(params.model_copy(update={"sweep": sweep}), layout, "faces")
+    assert [path.name for path in layout.strip("faces").iterdir()] == ["strip.json"]
+    assert json.loads((layout.strip("faces") / "strip.json").read_text())["row"] is None
 
 
 def test_evaluations_are_counted_and_as_announced(done):

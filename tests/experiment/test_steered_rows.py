@@ -64,7 +64,7 @@ def test_a_row_is_its_base_and_what_differs_from_its_preset():
 
 def test_the_documented_row_lists_every_setting_with_its_default():
     assert set(ROW) == {"base", "warm", *Steering.__dataclass_fields__}
-    assert build_row("tiramisu", ROW) == SteeredRow(base="copaint", warm=1.0, steering=Steering())
+    assert build_row("tiramisu", ROW) == SteeredRow(base="copaint", warm=0.8, steering=Steering())
 
 
 def test_rows_come_after_methods_and_have_the_base_as_their_method():

@@ -18,8 +18,8 @@ from pipeline.noise import Noise
 from pipeline.problem import Problem
 from pipeline.steering import released
 from pipeline.steering.fusion import Normal, binned_mixture, draw_binned
-from pipeline.steering.settings import PRESETS, Steering
 from pipeline.steering.prior import TokenPrior
+from pipeline.steering.settings import PRESETS, Steering
 from pipeline.steering.steer import Guide
 from steering.worlds import (
     LINEAR,

@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.noise import Noise
 from pipeline.steering.calibration import CLASSES, SHARES, Calibration, Level
 from pipeline.steering.evidence import distances, features_of
+from pipeline.steering.prior import TokenPrior
 from pipeline.steering.semantic import (
     Claim,
     Compatibility,
@@ -34,7 +35,6 @@ from pipeline.steering.semantic import (
     read,
     spread,
 )
-from pipeline.steering.steer import TokenPrior
 
 torch.set_num_threads(1)
 
@@ -180,11 +180,11 @@ def halves(batch=3, seed=5):
     return [Reference(x=x[0], region=left), Reference(x=x[1], region=~left)]
 
 
-@pytest.mark.parametrize("picture", ["expected", "joint"])
-def test_without_coherence_it_is_plain_sampling_to_the_bit(toy, picture):
+@pytest.mark.parametrize(("picture", "draws"), [("expected", 1), ("joint", 2)])
+def test_without_coherence_it_is_plain_sampling_to_the_bit(toy, picture, draws):
     plain = sample(toy.denoiser, Noise(SEEDS), 6)
-    assert toy.fuse(halves(), coherence=0.0, picture=picture, draws=2).equal(plain)
-    assert not toy.fuse(halves(), coherence=0.5, picture=picture, draws=2).equal(plain)
+    assert toy.fuse(halves(), coherence=0.0, picture=picture, draws=draws).equal(plain)
+    assert not toy.fuse(halves(), coherence=0.5, picture=picture, draws=draws).equal(plain)
 
 
 def test_at_full_coherence_and_reach_the_tokens_are_the_references(toy):

@@ -17,8 +17,8 @@ from pipeline.problem import Problem
 from pipeline.steering.calibration import classify, to_pixels
 from pipeline.steering.evidence import prior_marginals
 from pipeline.steering.meter import Meter
-from pipeline.steering.settings import PRESETS, Steering
 from pipeline.steering.prior import TokenPrior
+from pipeline.steering.settings import PRESETS, Steering
 from steering.worlds import (
     LINEAR,
     PIXELS,
