@@ -27,6 +27,7 @@ def edited(**sweep):
     """The base with another sweep and a network that takes no time."""
     values = copy.deepcopy(BASE)
     values["sweep"].update(sweep)
+    values["report"]["reference"] = values["sweep"]["methods"][0]
     values["image_size"] = 32
     values["ddpm"]["unet"] = {**values["ddpm"]["unet"], "patch": 4, "channels": [32], "attention": [], "head_dim": 8}
     values["methods"]["ddnm"]["travel_length"] = 4

@@ -200,7 +200,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, str]:
         "until_90": steered_params(until=0.9),
         "tiramisu": steered_params(),
         "until_70": steered_params(until=0.7),
-        "flow": steered_params(query="flow", draws=2),
+        "flow": steered_params(query="flow", refresh=0.0),
         "released": steered_params(preset="released"),
         "steered_ddnm": steered_params(base="ddnm"),
     }
@@ -242,7 +242,7 @@ def test_what_a_row_changes_is_named_and_compared_with_ours(studied):
         f"until_90 until 0.9 {even('−0.010')} {even('+0.030')} 2.40 s",
         f"tiramisu ours {even('−0.040')} – 2.40 s",
         f"until_70 until 0.7 {even('−0.020')} {even('+0.020')} 2.40 s",
-        f"flow query flow draws 2 {even('−0.015')} {even('+0.025')} 2.40 s",
+        f"flow refresh 0 query flow {even('−0.015')} {even('+0.025')} 2.40 s",
         f"released released formula released until 0.9 known steered {even('+0.020')} {even('+0.060')} 2.40 s",
     ]
     assert studied[1].count("<h3>What each part is worth") == 1  # ddnm has one row

@@ -284,7 +284,7 @@ def test_steering_fitted_again_is_the_same(done, fresh):
     assert path.read_bytes() == before
     record = json.loads((layout.steering("faces") / "record.json").read_text())
     assert set(record["inputs"]) == {"vqgan", "circuit", "denoiser", "data"}
-    assert record["params"] == params.steering.model_dump()
+    assert record["params"]["steering"] == params.steering.model_dump()
     assert len(json.loads(before)["times"]) == params.steering.levels
 
 

@@ -352,7 +352,7 @@ def test_seen_pixels_lean_over_to_have_the_estimate_at_y():
     method = LanPaint(strength=8.0, step_size=0.09)
     x_t = draw(3, 1, 3, 3, seed=3)
     x_0 = root * x_t  # of independent pixels
-    moved = method.langevin(prior, shown, x_t, t, zero) - x_t
+    moved = method.langevin(LINEAR, shown, x_0, x_t, t, zero) - x_t
     seen = root * shown.y - x_t + 8.0 * root * (shown.y - x_0)
     assert torch.allclose(moved, torch.where(half(3), 0.01 * seen, 0.09 * (root * x_0 - x_t)))
 
