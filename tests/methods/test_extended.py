@@ -346,7 +346,7 @@ def test_langevin_steps_keep_the_distribution_of_the_noisy_posterior():
 
 def test_seen_pixels_lean_over_to_have_the_estimate_at_y():
     """The drift of both terms vanishes where x_t is at the level's centre and the estimate at y, and only there."""
-    prior, t = independent(), 300
+    t = 300
     root = math.sqrt(LINEAR.alpha_bar[t])
     shown, zero = problem(), torch.zeros(3, 1, 3, 3).double()
     method = LanPaint(strength=8.0, step_size=0.09)
