@@ -1,7 +1,7 @@
 """Draw docs/images/{completions,circuit}.png from a finished run: python docs/make_pictures.py [profile].
 
-Completions: input, truth, then each method, for the masks left and wide; rows: the first two test images of each
-dataset. Circuit: the sheet that train_circuit drew of the first dataset, with headings.
+Completions: input, truth, then DDNM, CoPaint and Tiramisu, for the masks left and expand1; rows: the first two test
+images of each dataset. Circuit: the sheet that train_circuit drew of the first dataset, with headings.
 """
 
 import sys
@@ -16,6 +16,7 @@ from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import load_params
 
 ZOOM, GAP, TOP, ROWS = 3, 6, 16, 2
+SHOWN = ("ddnm", "copaint", "tiramisu")
 
 
 def tile(image: np.ndarray) -> Image.Image:
@@ -27,7 +28,7 @@ def tile(image: np.ndarray) -> Image.Image:
 def main(profile: str) -> None:
     """Draw and write."""
     params, layout = load_params(), Layout(Path.cwd(), profile)
-    columns = [(mask, name) for mask in ("left", "wide") for name in ("input", "truth", *params.sweep.methods)]
+    columns = [(mask, name) for mask in ("left", "expand1") for name in ("input", "truth", *SHOWN)]
     cell = params.image_size * ZOOM + GAP
     sheet = Image.new("RGB", (len(columns) * cell, TOP + len(params.sweep.datasets) * ROWS * cell), "white")
     draw = ImageDraw.Draw(sheet)
@@ -36,7 +37,7 @@ def main(profile: str) -> None:
         for number, dataset in enumerate(params.sweep.datasets):
             truth = read_split(layout.data(dataset), "test", layout.cache).images
             for row in range(ROWS):
-                method = name if name in params.sweep.methods else params.sweep.methods[0]
+                method = name if name in SHOWN else SHOWN[0]
                 done = unpack(layout.inpaint(dataset, method) / f"{mask}.npz")
                 known = done.known[row][..., None]
                 filling = {"input": np.full_like(truth[row], 200), "truth": truth[row]}.get(name, done.samples[row, 0])
