@@ -20,7 +20,7 @@ from pipeline.experiment.tables import Metric, Row, count_wins, places, standing
 PARTS = ("encode", "circuit", "decode", "fusion")
 """Parts of steering that records time; what is left of a row's time is that of the network and the sampler."""
 PUBLISHED = {"settings": 21, "better": 18, "best": 14}
-"""Liu et al. 2024 (arXiv 2401.03349), section 6.1: Tiramisu against CoPaint, and against all methods."""
+"""Liu et al. 2024 (arXiv 2401.03349): Tiramisu against CoPaint, and against all methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def numbers(found: Steering) -> list[dict[str, Any]]:
 
 def _published() -> str:
     return (
-        f"Liu et al. 2024 (section 6.1; photographs of 256 × 256 pixels, LPIPS) count {PUBLISHED['better']} of "
+        f"Liu et al. 2024 (photographs of 256 × 256 pixels, LPIPS) count {PUBLISHED['better']} of "
         f"{PUBLISHED['settings']} settings in which Tiramisu is better than CoPaint, and {PUBLISHED['best']} in which "
         "it is the best of all methods."
     )
