@@ -127,7 +127,7 @@ def test_the_papers_counts_are_told_for_as_many_settings_only(counted, tmp_path)
     few = SteeredWorld(
         tmp_path, rows={"tiramisu": steered_params()}, shifts={"tiramisu": steady(-0.01)}, datasets=("faces",)
     )
-    assert "Liu et al. 2024 (section" not in words(section(few))
+    assert "Liu et al. 2024 (photographs" not in words(section(few))
 
 
 def test_differences_stand_by_dataset_and_mask(counted):
