@@ -42,8 +42,8 @@ PARTS = ("encode", "circuit", "decode", "fusion")
 def main() -> int:
     """Measure and print; with --write, also write docs/benchmarks/steering.json and the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steering", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
