@@ -172,7 +172,7 @@ def walk_aside(sweep: Sweep, problem: Problem, noise: Noise) -> Walk:
 
     def look(prediction: Prediction, x_t: Tensor, t: int) -> Prediction:
         if t > method.steering.until * schedule.T:
-            guide.mix(prediction.x_0, t)
+            guide.mix(prediction.x_0, t, x_t)
         return prediction
 
     return Walk(result=method.base(sweep.denoiser, problem, noise, refine=look, watch=ignore), views=seen.views)

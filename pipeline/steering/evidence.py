@@ -41,8 +41,18 @@ def likelihood(codec: Codec, x: Tensor, classes: Tensor, level: Level) -> Tensor
         classes: of the tokens, [B, N].
         level: what is known of estimates at their time.
     """
-    square = distances(codec, features_of(codec, x))
-    return square * (-0.5 / level.code_variance[classes])[..., None]
+    return log_normal(distances(codec, features_of(codec, x)), level.code_variance[classes])
+
+
+def log_normal(square: Tensor, variance: Tensor) -> Tensor:
+    """Log-density up to a constant per token, [B, N, V], from squared distances [B, N, V] and variances [B, N]."""
+    return square * (-0.5 / variance)[..., None]
+
+
+def expected_codes(codec: Codec, marginals: Tensor) -> Tensor:
+    """The codes' mean under laws of the tokens [B, N, V], in their places, [B, D, side, side]."""
+    codes: Tensor = (marginals @ codec.vqgan.codebook).transpose(1, 2).unflatten(2, (codec.side, codec.side))
+    return codes
 
 
 def encoder_posterior(codec: Codec, draws: Tensor, temperature: float) -> Tensor:

@@ -25,7 +25,7 @@ from pipeline.codec.codec import Codec
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.noise import NoiseSource
 from pipeline.steering.calibration import CLASSES, SHARES, Calibration, Level, classify, to_pixels
-from pipeline.steering.evidence import distances, features_of
+from pipeline.steering.evidence import distances, expected_codes, features_of, log_normal
 
 TEMPERS = (10.0, 30.0, 100.0, 300.0)
 """Factors of the variance of tokens that are not wholly seen."""
@@ -161,9 +161,8 @@ def fit_temper(
     along, away = torch.zeros_like(raw), torch.zeros_like(raw)
     squares = []
     for view in views:
-        log_w = view.distances * (-0.5 / variance.to(view.distances)[view.classes])[..., None]
-        codes = posterior(circuit, log_w).marginals @ codec.vqgan.codebook
-        picture = codec.decode_embeddings(codes.transpose(1, 2).unflatten(2, (codec.side, codec.side)))
+        log_w = log_normal(view.distances, variance.to(view.distances)[view.classes])
+        picture = codec.decode_embeddings(expected_codes(codec, posterior(circuit, log_w).marginals))
         move, missing = picture - view.x, examples.x_0 - view.x
         add(along, view.pixels, (missing * move).sum(1, keepdim=True))
         add(away, view.pixels, move.square().sum(1, keepdim=True))

@@ -279,5 +279,8 @@ def _ends(low: float | Tensor, high: float | Tensor, like: Tensor) -> tuple[Tens
 
 def _broadcasts(tensor: Tensor, shape: torch.Size) -> bool:
     """Whether a tensor can be expanded to `shape`."""
-    pairs = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    return tensor.dim() <= len(shape) and all(size in (1, full) for size, full in pairs)
+    try:
+        joint: torch.Size = torch.broadcast_shapes(tensor.shape, shape)
+    except RuntimeError:
+        return False
+    return joint == shape

@@ -195,26 +195,26 @@ class Guide:
         steering, codec = self.steering, given(self.prior.codec)
         fitted = self._pixels(given(scene.level).circuit_variance, scene)
         with self.meter.part("circuit", len(log_w)):
-            tokens, embeddings = self._ask(log_w, scene)
-        with self.meter.part("decode", len(log_w) * (1 if embeddings is not None else steering.draws)):
-            if embeddings is not None:
-                return Normal(mean=codec.decode_embeddings(embeddings), variance=fitted)
-            decoded = codec.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+            codes = self._ask(log_w, scene)
+        with self.meter.part("decode", codes.shape[0] * codes.shape[1]):
+            decoded = codec.decode_embeddings(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
         if steering.draws == 1:
             return Normal(mean=decoded[:, 0], variance=fitted)
         return Normal(mean=decoded.mean(1), variance=decoded.var(1).clamp_min(LEAST_VARIANCE))
 
-    def _ask(self, log_w: Tensor, scene: Scene) -> tuple[Tensor, Tensor | None]:
-        """Drawn tokens [B P, draws, N], and expected codes [B P, D, side, side] instead if these are asked for."""
+    def _ask(self, log_w: Tensor, scene: Scene) -> Tensor:
+        """Codes to decode, [B P, draws, D, side, side]: those of drawn tokens, or expected ones."""
         steering, codec, circuit = self.steering, given(self.prior.codec), self.prior.circuit
         if steering.picture == "joint":
-            return sample_posterior(circuit, log_w, scene.noise, steering.draws), None
-        marginals = self._ask_marginals(log_w)
-        if steering.picture == "independent":
+            tokens = sample_posterior(circuit, log_w, scene.noise, steering.draws)
+        else:
+            marginals = self._ask_marginals(log_w)
+            if steering.picture == "expected":
+                return evidence.expected_codes(codec, marginals)[:, None]
             uniform = scene.noise.uniform((steering.draws, circuit.tokens))
-            return inverse_cdf(marginals.log()[:, None], uniform), None
-        expected = (marginals @ codec.vqgan.codebook).transpose(1, 2)
-        return log_w.new_empty(0), expected.unflatten(2, (codec.side, codec.side))
+            tokens = inverse_cdf(marginals.log()[:, None], uniform)
+        codes: Tensor = codec.embed(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return codes
 
     def _ask_marginals(self, log_w: Tensor) -> Tensor:
         """Law of each token, [B P, N, V]."""
