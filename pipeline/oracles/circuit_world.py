@@ -18,6 +18,7 @@ from pipeline.circuit.circuit import Circuit
 from pipeline.circuit.passes import upward
 from pipeline.circuit.queries import log_evidence, possible, posterior, read_evidence
 from pipeline.circuit.sampling import sample_posterior
+from pipeline.codec.grid import cut, put
 from pipeline.diffusion.denoiser import Prediction
 from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError, InputError
@@ -87,15 +88,11 @@ class CircuitDenoiser:
 
     def patches(self, x: Tensor) -> Tensor:
         """Cut images [B, C, H, W] into [B, N, C p p], in the circuit's format."""
-        grid = x.unflatten(3, (self.side, self.patch)).unflatten(2, (self.side, self.patch))  # [B, C, s, p, s, p]
-        cut: Tensor = grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return cut.to(self.circuit.root)
+        return cut(x, self.side).to(self.circuit.root)
 
     def picture(self, patches: Tensor) -> Tensor:
         """Put patches [*, N, C p p] together, [*, C, H, W]."""
-        side, patch = self.side, self.patch
-        grid = patches.reshape(-1, side, side, self._shape[0], patch, patch)
-        return grid.permute(0, 3, 1, 4, 2, 5).reshape(*patches.shape[:-2], *self._shape)
+        return put(patches, self._shape[0])
 
     def evidence(self, x: Tensor, variance: float, seen: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Log of N(patch; scale D[c], variance I) without its part that is the same for all codes, [B, N, V].

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.codec.grid import cut, put
 from pipeline.errors import ConfigError, InputError
 from pipeline.problem import Problem
 from pipeline.steering.fusion import LEAST_VARIANCE, Normal
@@ -143,7 +144,7 @@ class PatchModel:
         square = over_codes(p, offset.square()) + over_codes(p, gain.square()) * pixels.square()
         square = square + 2.0 * over_codes(p, offset * gain) * pixels
         variance = over_codes(p, (1.0 - a) / noisy * self.variance) + (square - mean.square()).clamp_min(0.0)
-        mean, variance = (put(values, self.side, self.channels).to(x_t) for values in (mean, variance))
+        mean, variance = (put(values, self.channels).to(x_t) for values in (mean, variance))
         return Normal(mean=problem.paste(mean), variance=variance.masked_fill(problem.known, LEAST_VARIANCE))
 
     def _cut(self, x: Tensor) -> Tensor:
@@ -160,17 +161,3 @@ def over_pixels(x: Tensor, table: Tensor) -> Tensor:
 def over_codes(p: Tensor, table: Tensor) -> Tensor:
     """Means of a table [V, D] or [N, V, D] under laws of the codes [B, N, V], [B, N, D]."""
     return torch.einsum("bnv,vd->bnd" if table.ndim == 2 else "bnv,nvd->bnd", p, table)
-
-
-def cut(x: Tensor, side: int) -> Tensor:
-    """Cut images [B, C, H, W] into patches [B, N, C p p], N = side^2 in row-major order."""
-    patch = x.shape[-1] // side
-    grid: Tensor = x.unflatten(3, (side, patch)).unflatten(2, (side, patch))  # [B, C, s, p, s, p]
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def put(patches: Tensor, side: int, channels: int) -> Tensor:
-    """Put patches [B, N, C p p] together, [B, C, H, W]."""
-    patch = math.isqrt(patches.shape[-1] // channels)
-    grid: Tensor = patches.unflatten(1, (side, side)).unflatten(3, (channels, patch, patch))  # [B, s, s, C, p, p]
-    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

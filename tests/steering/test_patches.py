@@ -9,11 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from circuit.worlds import enumerated, make
 from pipeline.circuit.queries import posterior
+from pipeline.codec.grid import cut, put
 from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError, InputError
 from pipeline.problem import Problem
 from pipeline.steering.fusion import LEAST_VARIANCE
-from pipeline.steering.patches import SHARED, PatchModel, cut, put
+from pipeline.steering.patches import SHARED, PatchModel
 
 torch.set_num_threads(1)
 
@@ -81,7 +82,7 @@ def test_cutting_and_putting_together_are_inverse():
     patches = cut(x, 4)
     assert patches.shape == (3, 16, 8)
     assert torch.equal(patches[1, 6], x[1, :, 2:4, 4:6].flatten())  # token 6 is at row 1, column 2
-    assert torch.equal(put(patches, 4, CHANNELS), x)
+    assert torch.equal(put(patches, CHANNELS), x)
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -219,7 +220,7 @@ def test_a_fit_finds_the_law_that_images_were_drawn_from():
     law, side = model("shared", codes=3, side=4), 4
     tokens = torch.randint(0, 3, (250, side**2), generator=torch.Generator().manual_seed(1))
     patches = law.mean[tokens] + law.variance.sqrt()[tokens] * draw(250, side**2, CHANNELS * PATCH**2, seed=6)
-    found = PatchModel.fit(put(patches, side, CHANNELS), tokens, codes=3)
+    found = PatchModel.fit(put(patches, CHANNELS), tokens, codes=3)
     count = torch.bincount(tokens.flatten()).double()[:, None]
     assert bool(((found.mean - law.mean).abs() < 5 * (law.variance / count).sqrt()).all())
     shared = SHARED / (count + SHARED)  # moves a variance that far towards the others
