@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 from pipeline.experiment import runtime
 from pipeline.experiment.guides import load_prior
-from pipeline.experiment.inpaint import Contestant, Sweep, module_of, open_sweep, run_cells
+from pipeline.experiment.inpaint import run_cells
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.metering import TimedMeter
 from pipeline.experiment.params import Params
+from pipeline.experiment.sweep import Contestant, Sweep, module_of, open_sweep
 from pipeline.methods.steered import Steered
 
 

@@ -18,7 +18,6 @@ from pipeline.data.images import to_float
 from pipeline.diffusion.denoiser import Prediction
 from pipeline.experiment import runtime
 from pipeline.experiment.completion import image_seed
-from pipeline.experiment.inpaint import Sweep
 from pipeline.experiment.inpaint_steered import open_steered
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.masks import read_masks
@@ -26,6 +25,7 @@ from pipeline.experiment.params import Params
 from pipeline.experiment.progress import progress
 from pipeline.experiment.record import write_json
 from pipeline.experiment.strip_pictures import draw
+from pipeline.experiment.sweep import Sweep
 from pipeline.methods.steered import Steered
 from pipeline.noise import Noise
 from pipeline.problem import Problem

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.experiment import provenance
-from pipeline.experiment.inpaint import SHELL, module_of
 from pipeline.experiment.models import InPrecision
 from pipeline.experiment.provenance import (
     REGISTRIES,
@@ -22,6 +21,7 @@ from pipeline.experiment.provenance import (
     imported_by,
     source_of,
 )
+from pipeline.experiment.sweep import SHELL, module_of
 from pipeline.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
