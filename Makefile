@@ -34,8 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 profile: $(STAMP) ## write params.yaml for PROFILE (DATA=folder of images, FORCE=1 to discard own edits)
 	@$(BIN)/python -m stages.profile $(PROFILE) $(if $(DATA),--data $(DATA)) $(if $(FORCE),--force)
 
-repro: profile ## run the whole pipeline with PROFILE (embedded), ending in a report
-	@TIRAMISU_EXECUTION=$(EXECUTION) $(BIN)/dvc repro
+repro: profile ## run the whole pipeline with PROFILE (embedded), ending in a report (JOBS=datasets at once)
+	@TIRAMISU_EXECUTION=$(EXECUTION) $(BIN)/python -m stages.repro $(if $(JOBS),--jobs $(JOBS))
 	@$(BIN)/python -m stages.track || echo "MLflow was not brought up to date; the records on disk are complete."
 	@echo "Report: $(abspath reports/$(PROFILE)/index.html)"
 

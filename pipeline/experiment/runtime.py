@@ -99,6 +99,11 @@ def execution() -> str:
     return os.environ.get("TIRAMISU_EXECUTION") or os.environ.get("DVC_EXP_NAME") or "local"
 
 
+def jobs() -> int:
+    """Datasets whose stages ran on this machine at the same time, which a time measured here should be read with."""
+    return int(os.environ.get("TIRAMISU_JOBS", "1"))
+
+
 def now() -> str:
     """The present moment in ISO format, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -114,6 +119,7 @@ def circumstances(device: torch.device, started: str, seconds: float) -> dict[st
         "versions": versions(),
         "git_commit": git_commit(),
         "execution": execution(),
+        "jobs": jobs(),
     }
 
 
