@@ -100,11 +100,13 @@ def perceptual_distance(trunk: Trunk, x: Tensor, y: Tensor) -> Tensor:
     Returns:
         [B], in [0, 1], 0 for equal pictures.
     """
-    layers = [
-        (_unit(f) - _unit(g)).square().sum(dim=1).mean(dim=(1, 2)) / 2
-        for f, g in zip(trunk.features(x), trunk.features(y), strict=True)
-    ]
-    return torch.stack(layers).mean(dim=0)
+    layers = [feature_distance(f, g) for f, g in zip(trunk.features(x), trunk.features(y), strict=True)]
+    return torch.stack([layer.mean(dim=(1, 2)) for layer in layers]).mean(dim=0)
+
+
+def feature_distance(f: Tensor, g: Tensor) -> Tensor:
+    """1 - cosine of two pictures' features at every place of a layer, [B, C, h, w] -> [B, h, w] in [0, 1]."""
+    return (_unit(f) - _unit(g)).square().sum(dim=1) / 2
 
 
 def save_trunk(folder: Path, trunk: Trunk, accuracies: Mapping[str, float]) -> str:

@@ -19,10 +19,9 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
@@ -32,9 +31,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.codec.trunk import WEIGHTS, load_trunk, perceptual_distance
+from pipeline.codec.trunk import WEIGHTS, load_trunk
 from pipeline.errors import CheckpointError
-from pipeline.experiment.metrics import Lpips
+from pipeline.experiment.perception import DomainLpips, Lpips, Perception
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +94,7 @@ class LoadedLpips:
     trunk_sha256: str
     verified: bool | None
     reason: str
-    distance: Callable[[Tensor, Tensor], Tensor]
-
-    def __call__(self, x: Tensor, x_0: Tensor) -> Tensor:
-        """Distance between pictures [B, 3, H, W] in [-1, 1]; returns [B], 0 for equal ones."""
-        return self.distance(x, x_0)
+    perception: Perception
 
 
 def resolve(path: Path | None, allow_download: bool, folder: Path) -> Resolution:
@@ -148,9 +143,8 @@ def load_lpips(folder: Path, trunk_folder: Path, device: torch.device | str = "c
     """
     resolution = read_resolution(folder)
     if resolution.column == "lpips_domain":
-        trunk = load_trunk(trunk_folder).to(device)
+        perception: Perception = DomainLpips(load_trunk(trunk_folder).to(device))
         digest = hashlib.sha256((trunk_folder / WEIGHTS).read_bytes()).hexdigest()
-        distance: Callable[[Tensor, Tensor], Tensor] = partial(perceptual_distance, trunk)
     else:
         features = read_features(folder / FEATURES)
         digest = features_digest(features)
@@ -159,13 +153,13 @@ def load_lpips(folder: Path, trunk_folder: Path, device: torch.device | str = "c
                 f"{folder / FEATURES}: expected weights with digest {resolution.trunk_sha256}, as {RECORD} beside it "
                 f"says, got {digest}; resolve the LPIPS trunk again."
             )
-        distance = Lpips(features, device).distance
+        perception = Lpips(features, device)
     return LoadedLpips(
         column=resolution.column,
         trunk_sha256=digest,
         verified=resolution.verified,
         reason=resolution.reason,
-        distance=distance,
+        perception=perception,
     )
 
 

@@ -7,24 +7,20 @@ sizes can be compared. `_unpasted` takes the sampler's raw output, as in CoPaint
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pipeline.errors import InputError
+from pipeline.experiment.perception import Perception
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x, x_0, known) -> [B]: sample and truth float [B, 3, H, W] in [-1, 1], known [B, 1, H, W] bool with True = seen."""
 
 LARGEST_PSNR = 100.0  # dB: identical pictures; the mean squared error of pixels in [0, 1] is taken as at least 1e-10
 SMALLEST_SSIM = 11  # pixels a side: the Gaussian window of SSIM
-SMALLEST_LPIPS = 31  # pixels a side: below, nothing is left of the picture at AlexNet's second pooling
-
-ALEXNET_CONVOLUTIONS = (0, 3, 6, 8, 10)  # positions in torchvision's `features`; the i-th is in slice i + 1 of lpips
 
 
 def psnr(x: Tensor, x_0: Tensor, known: Tensor) -> Tensor:
@@ -71,40 +67,41 @@ METRICS: dict[str, Metric] = {
 }
 
 
-class Lpips:
-    """LPIPS version 0.1 on AlexNet (Zhang et al., 2018, arXiv 1801.03924), computed by the package `lpips`.
+def perceptual_metrics(perception: Perception, column: str) -> dict[str, Metric]:
+    """The three views of a perceptual distance, named after the column of the first; 0 for the truth.
 
-    The package would download the trunk; it is handed in here instead, and nothing is drawn at random on the way.
+    `_hidden` is the map of the pasted picture's distance averaged over hidden pixels. A pixel is compared by what a
+    layer sees around it, so known pixels count, too: near ones in the first layers, all of a small picture in the last.
     """
 
-    def __init__(self, trunk: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Build the metric.
+    def pasted(x: Tensor, x_0: Tensor, known: Tensor) -> Tensor:
+        return perception.distance(paste(x, x_0, known), x_0)
 
-        Args:
-            trunk: torchvision's AlexNet without its classifier, keys features.<i>.weight and features.<i>.bias with i
-                in `ALEXNET_CONVOLUTIONS`.
-            device: where to compute.
-        """
-        import lpips  # here, because a report without an ImageNet trunk needs no `lpips`
+    def hidden(x: Tensor, x_0: Tensor, known: Tensor) -> Tensor:
+        return _mean_hidden(perception.distance_map(paste(x, x_0, known), x_0), known)
 
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="torchvision")  # lpips names its weights in the old way
-            network = lpips.LPIPS(net="alex", version="0.1", pretrained=False, pnet_rand=True, verbose=False)
-        heads_file = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-        heads = torch.load(heads_file, map_location="cpu", weights_only=True)
-        state = {_slice_key(key): value for key, value in trunk.items()}
-        for key, value in heads.items():  # the package registers each head twice: lin0 is lins.0
-            state |= {key: value, key.replace("lin", "lins.", 1): value}
-        state |= {f"scaling_layer.{key}": value for key, value in network.scaling_layer.state_dict().items()}
-        network.load_state_dict(state, strict=True, assign=True)
-        self._network = network.to(device).eval().requires_grad_(False)
+    def unpasted(x: Tensor, x_0: Tensor, known: Tensor) -> Tensor:
+        return perception.distance(x, x_0)
 
-    def distance(self, x: Tensor, x_0: Tensor) -> Tensor:
-        """LPIPS between pictures [B, 3, H, W] in [-1, 1], H and W at least 31; returns [B], 0 for equal ones."""
-        if min(x.shape[2:]) < SMALLEST_LPIPS:
-            raise InputError(f"LPIPS on AlexNet needs pictures of {SMALLEST_LPIPS} pixels a side, got {list(x.shape)}.")
-        distance: Tensor = self._network(x, x_0)
-        return distance.flatten()
+    return {column: pasted, f"{column}_hidden": hidden, f"{column}_unpasted": unpasted}
+
+
+def diversity(pictures: Tensor, distance: Callable[[Tensor, Tensor], Tensor], batch: int) -> Tensor:
+    """How unlike the samples of one image are: of each, the mean distance to the others; higher is more diverse.
+
+    Args:
+        pictures: at least 2 samples, known pixels pasted, [S, 3, H, W] in [-1, 1].
+        distance: between pictures [B, 3, H, W], [B]; the same in both directions.
+        batch: pairs at a time.
+
+    Returns:
+        [S]; the mean is that over all pairs.
+    """
+    first, second = torch.triu_indices(len(pictures), len(pictures), 1, device=pictures.device)
+    pairs = zip(first.split(batch), second.split(batch), strict=True)
+    between = torch.cat([distance(pictures[a], pictures[b]) for a, b in pairs])
+    total = torch.zeros(len(pictures), dtype=between.dtype, device=between.device)
+    return total.index_add(0, first, between).index_add(0, second, between) / (len(pictures) - 1)
 
 
 def paste(x: Tensor, x_0: Tensor, known: Tensor) -> Tensor:
@@ -132,12 +129,6 @@ def _ssim_map(x: Tensor, x_0: Tensor) -> Tensor:
 
 
 def _mean_hidden(values: Tensor, known: Tensor) -> Tensor:
-    """Mean over colours and hidden pixels, [B, 3, H, W] -> [B]."""
+    """Mean over channels and hidden pixels, [B, C, H, W] -> [B]; NaN where nothing is hidden."""
     hidden = (~known).expand_as(values)
     return (values * hidden).sum(dim=(1, 2, 3)) / hidden.sum(dim=(1, 2, 3))
-
-
-def _slice_key(key: str) -> str:
-    """The name in `lpips` of a tensor of torchvision: features.3.weight -> net.slice2.3.weight."""
-    _, position, kind = key.split(".")
-    return f"net.slice{ALEXNET_CONVOLUTIONS.index(int(position)) + 1}.{position}.{kind}"

@@ -1,16 +1,16 @@
-"""The report of one profile: a single offline page, and the numbers behind it as CSV and JSON.
+"""The report of one profile: a folder of pages that open from disk, and the numbers behind them as CSV and JSON.
 
-`report_inputs` reads and checks what the stages left, `tables` computes, `figures` draws, the other `report_...`
-put together what is said and shown; here it is written down.
+Every page holds all it needs, pictures included, so that it can be passed on by itself; links lead to the others.
+`report_inputs` reads and checks what the stages left, `statistics` computes, the other `report_...` put together what
+is said and shown; here it is written down.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +19,48 @@ import numpy as np
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from pipeline.errors import ConfigError
 from pipeline.experiment.record import write_bytes
-from pipeline.experiment.report_ablations import Study, plot_tables, study
-from pipeline.experiment.report_circuit import BITS, Prior, headline, hidden_share, numbers, priors, shows_nothing
-from pipeline.experiment.report_contents import (
-    Cost,
-    Results,
-    arrange,
-    cost,
-    cost_plots,
-    duration,
-    flat,
-    provenance,
-    times,
-    verdict,
-)
-from pipeline.experiment.report_inputs import MODELS, Findings, Training, read_findings
-from pipeline.experiment.report_judge import BAND, COLUMNS, WORLDS, Judgement, read_judgement
-from pipeline.experiment.report_judge import numbers as judge_numbers
+from pipeline.experiment.report_ablations import study
+from pipeline.experiment.report_circuit import BITS, hidden_share, priors, sentence, shows_nothing
+from pipeline.experiment.report_contents import Results, arrange, duration, flat, provenance, times
+from pipeline.experiment.report_cost import NETWORK, PARTS, cost, cost_plots
+from pipeline.experiment.report_inputs import MODELS, Findings, read_findings
+from pipeline.experiment.report_judge import BAND, COLUMNS, WORLDS, read_judgement
+from pipeline.experiment.report_numbers import number_files, pretty
 from pipeline.experiment.report_pictures import Truth, grids, model
 from pipeline.experiment.report_sheets import INSIGHTS, insights, strips
-from pipeline.experiment.report_steering import PARTS
-from pipeline.experiment.report_steering import numbers as steering_numbers
-from pipeline.experiment.tables import KEYS, METRICS, average_ranks, count_wins, places, standing
+from pipeline.experiment.report_table import row_places, standing
+from pipeline.experiment.report_verdict import verdict
+from pipeline.experiment.report_viewer import band, viewer
+from pipeline.experiment.statistics import average_rank, count_wins
 
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
+PAGES = {
+    "index.html": "Verdict",
+    "pictures.html": "Pictures",
+    "steering.html": "Steering",
+    "circuit.html": "The circuit",
+    "methodology.html": "How it was judged",
+    "record.html": "How it was made",
+}
+"""File of each page and its title; the template has the file's name."""
 
 
 def write_report(
     *, profile: str, runs: Path, out: Path, params: Mapping[str, Any], truth: Truth, judge: Path | None = None
 ) -> Path:
-    """Write a profile's report into `out` and return the path of its page.
+    """Write a profile's report into `out` and return the path of its first page.
 
     Args:
         profile: name of the profile, a folder under `runs`.
         runs: folder that holds one folder per profile.
-        out: folder for index.html, scores.csv, table.csv, table.json, metrics.json and plots/.
+        out: folder for the `PAGES`, scores.csv, summary.csv, table.csv, table.json, metrics.json and plots/.
         params: resolved params.yaml; `sweep` says what must be there, `report` holds `reference` (a method of the
             sweep, by default its first), `images` (the most images of a picture grid) and `bootstrap` (resamples).
         truth: gives a dataset's test images as (keys, uint8 [N, S, S, 3]).
-        judge: record of the exact judge; without such a file the page has no section on it.
+        judge: record of the exact judge; without such a file nothing is said of it.
 
     Raises:
         InputError: something the sweep asks for is missing or does not fit the rest.
@@ -72,15 +71,15 @@ def write_report(
     costs = [cost(findings, method) for method in findings.methods]
     circuits = priors(findings)
     judgement = read_judgement(judge)
-    studied = study(findings, results, params["report"]["bootstrap"])
-    page = _render(
+    studied = study(findings, results)
+    files = number_files(findings, results, costs, circuits, judgement, studied)
+    files |= _pages(
         profile=profile,
         findings=findings,
         results=results,
         costs=costs,
         verdict=verdict(results, costs),
         plots=cost_plots(results, costs),
-        grids=grids(findings, truth, params["report"]["images"]),
         models=[model(name, trainings) for name, trainings in findings.trainings.items() if name in MODELS],
         priors=circuits,
         judge=judgement,
@@ -89,15 +88,23 @@ def write_report(
         insights=insights(findings),
         provenance=provenance(findings),
         times=times(findings),
+        **_shown(findings, results, truth, params["report"]["images"]),
         **_settings(params),
     )
-    _write(out, _numbers(findings, results, costs, circuits, judgement, studied) | {"index.html": page})
-    logger.info("Report of %s: %s (%.1f MB)", profile, out / "index.html", len(page) / 1e6)
+    _write(out, files)
+    size = sum(len(files[name].encode()) for name in PAGES) / 1e6
+    logger.info("Report of %s: %s and %d more pages (%.1f MB)", profile, out / "index.html", len(PAGES) - 1, size)
     return out / "index.html"
 
 
+def _shown(findings: Findings, results: Results, truth: Truth, count: int) -> dict[str, Any]:
+    """Pictures of the sweep: all of them, those to page through, and those of the first page."""
+    found = grids(findings, truth, count)
+    return {"grids": found, "viewer": viewer(found, results), "band": band(found, results)}
+
+
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page says of the parameters."""
+    """What the pages say of the parameters."""
     return {"params": _yaml(params), "resamples": params["report"]["bootstrap"], "size": params["image_size"]}
 
 
@@ -109,7 +116,8 @@ def _write(out: Path, files: Mapping[str, str]) -> None:
         write_bytes(out / name, text.encode())
 
 
-def _render(**contents: Any) -> str:
+def _pages(**contents: Any) -> dict[str, str]:
+    """Render every page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -123,114 +131,27 @@ def _render(**contents: Any) -> str:
         "JUDGED": COLUMNS,
         "JUDGE_BAND": BAND,
         "JUDGE_WORLDS": WORLDS,
-        "METRICS": METRICS,
         "MODELS": MODELS,
+        "NETWORK": NETWORK,
+        "PAGES": PAGES,
         "STEERING_PARTS": PARTS,
-        "average_ranks": average_ranks,
+        "average_rank": average_rank,
+        "circuit_sentence": sentence,
         "finite": np.isfinite,
         "flat": flat,
         "hidden_share": hidden_share,
-        "places": places,
+        "places": row_places,
         "shows_nothing": shows_nothing,
         "standing": standing,
         "wins": count_wins,
     }
-    environment.filters |= {"duration": duration, "pretty": _json, "svg": Markup}
-    return environment.get_template("report.html.j2").render(contents)
+    environment.filters |= {"breakable": _breakable, "duration": duration, "pretty": pretty, "svg": Markup}
+    return {name: environment.get_template(f"{name}.j2").render(contents, page=name) for name in PAGES}
 
 
-def _numbers(
-    findings: Findings,
-    results: Results,
-    costs: Sequence[Cost],
-    circuits: Mapping[str, Prior],
-    judgement: Judgement | None,
-    studied: Study | None,
-) -> dict[str, str]:
-    """Everything written beside the page, by path relative to the report's folder."""
-    columns = (*KEYS, *findings.metrics)
-    scores = ([row[name] for name in columns] for rows in findings.scores.values() for row in rows)
-    lines = _table_lines(results)
-    overall = results.rows[results.main.name][-1].mean
-    passes = ("seconds_per_image", *costs[0].evaluations)
-    pareto = (
-        [entry.method, results.main.name, overall[index], entry.seconds, *entry.evaluations.values()]
-        for index, entry in enumerate(costs)
-    )
-    table: dict[str, Any] = {"lpips": findings.lpips, "reference": results.methods[results.reference], "rows": lines}
-    if circuits:
-        table["circuit"] = {dataset: numbers(prior) for dataset, prior in circuits.items()}
-    if judgement is not None:
-        table["judge"] = judge_numbers(judgement)
-    if studied is not None:
-        table["steering"] = steering_numbers(studied.steering)
-    files = {
-        "scores.csv": _csv(columns, scores),
-        "table.csv": _csv(tuple(lines[0]), (line.values() for line in lines)),
-        "table.json": _json(table),
-        "metrics.json": _json(_metrics_tree(results, circuits)),
-        "plots/pareto.csv": _csv(("method", "metric", "mean", *passes), pareto),
-    }
-    for name, (header, rows) in (plot_tables(studied, results) if studied else {}).items():
-        files[f"plots/{name}.csv"] = _csv(header, rows)
-    for name, trainings in findings.trainings.items():
-        for dataset, training in trainings.items():
-            files[f"plots/curves/{name}_{dataset}.csv"] = _curve_csv(training)
-    return files
-
-
-def _table_lines(results: Results) -> list[dict[str, Any]]:
-    """One entry per (metric, dataset, mask, method), averages included; no interval is None."""
-    fields = ("mean", "low", "high", "difference", "difference_low", "difference_high")
-    lines = []
-    for name, rows in results.rows.items():
-        for row in rows:
-            for index, method in enumerate(results.methods):
-                line: dict[str, Any] = {"metric": name, "dataset": row.dataset, "mask": row.mask, "method": method}
-                values = {field: float(getattr(row, field)[index]) for field in fields}
-                line |= {field: value if np.isfinite(value) else None for field, value in values.items()}
-                lines.append(line | {"place": int(places(row.mean, METRICS[name])[index])})
-    return lines
-
-
-def _metrics_tree(results: Results, circuits: Mapping[str, Prior]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Means of the main metric as {dataset: {mask: {method: mean}}}, averages among them; bits as {dataset: circuit}.
-
-    Raises:
-        ConfigError: a mask is called as the block of the bits is.
-    """
-    if circuits and "circuit" in results.masks:
-        raise ConfigError("sweep.masks: a mask cannot be called circuit, because metrics.json does; rename the mask.")
-    tree: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in results.rows[results.main.name]:
-        means = {method: round(float(row.mean[index]), 6) for index, method in enumerate(results.methods)}
-        tree.setdefault(row.dataset, {})[row.mask] = means
-    for dataset, prior in circuits.items():
-        tree[dataset]["circuit"] = headline(prior)
-    return tree
-
-
-def _curve_csv(training: Training) -> str:
-    """One line per step, one column per metric, blank where a metric was not measured at that step."""
-    lines: dict[float, dict[str, float]] = {}
-    for name, (steps, values) in training.curve.items():
-        for step, seconds, value in zip(steps, training.seconds[name], values, strict=True):
-            lines.setdefault(step, {"seconds": seconds})[name] = value
-    columns = ("seconds", *training.curve)
-    rows = ([int(step), *(lines[step].get(name, "") for name in columns)] for step in sorted(lines))
-    return _csv(("step", *columns), rows)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def _breakable(name: str) -> Markup:
+    """Let a name be broken after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _yaml(value: Mapping[str, Any]) -> str:

@@ -67,19 +67,19 @@ class Study:
     ablations: tuple[Ablation, ...]
 
 
-def study(findings: Findings, results: Results, resamples: int) -> Study | None:
+def study(findings: Findings, results: Results) -> Study | None:
     """Collect everything the page says of steering; None if the sweep has no steered row.
 
     Raises:
         InputError: see `steering`.
     """
-    found = steering(findings, results, resamples)
+    found = steering(findings, results)
     if found is None:
         return None
     return Study(
         steering=found,
         curves=tuple(curves(found, results)),
-        ablations=tuple(ablations(found, results, resamples)),
+        ablations=tuple(ablations(found, results)),
     )
 
 
@@ -112,11 +112,11 @@ def curves(found: Steering, results: Results) -> Iterator[Curve]:
             yield Curve(base=rows[0].base, points=points, plots=until_plots(points, results.main, rows[0].base))
 
 
-def ablations(found: Steering, results: Results, resamples: int) -> Iterator[Ablation]:
+def ablations(found: Steering, results: Results) -> Iterator[Ablation]:
     """Find bases whose rows differ in more than `until`, and compare these with the row of the preset `ours`."""
     for base, rows in _by_base(found).items():
         reference = next((row for row in rows if row.settings == SETTINGS["ours"]), rows[0])
-        lines = differences(results, reference.name, resamples)
+        lines = differences(results, reference.name)
         variants = tuple(_variant(row, reference, compare(lines, results, row.name, reference.name)) for row in rows)
         if any(variant.changed.keys() - {"until"} for variant in variants):
             yield Ablation(base=base, reference=reference.name, variants=variants)

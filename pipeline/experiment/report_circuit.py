@@ -20,7 +20,8 @@ from pipeline.experiment.figures import curve_plot
 from pipeline.experiment.record import read_json
 from pipeline.experiment.report_inputs import Findings, Training
 from pipeline.experiment.report_pictures import sheet
-from pipeline.experiment.tables import Array, Metric
+from pipeline.experiment.statistics import Array
+from pipeline.experiment.tables import Metric
 
 BITS = Metric(name="bits", label="bits per token", higher=False, digits=3)
 SPLITS = ("train", "val", "test")
@@ -145,6 +146,16 @@ def headline(prior: Prior) -> dict[str, Any]:
     found: dict[str, Any] = {"bits_per_token": round(prior.circuit.bits["test"], 6)}
     found["conditional_bits"] = {mask: round(c.circuit, 6) for mask, c in prior.conditionals.items()}
     return found
+
+
+def sentence(found: Mapping[str, Prior]) -> str:
+    """Say how the circuits stand to independent tokens, and to transformers if all datasets have one."""
+    models = {"The circuit takes": [prior.circuit.bits["test"] for prior in found.values()]}
+    models[" bits for a token it has not met, where independent tokens take"] = [p.unigram for p in found.values()]
+    others = [prior.transformer.bits["test"] for prior in found.values() if prior.transformer]
+    models |= {" and a transformer": others} if len(others) == len(found) else {}
+    spans = {said: dict.fromkeys(BITS.text(end(values)) for end in (min, max)) for said, values in models.items()}
+    return "".join(f"{said} {' to '.join(span)}" for said, span in spans.items()) + "."
 
 
 def hidden_share(found: Mapping[str, Prior], mask: str) -> str:

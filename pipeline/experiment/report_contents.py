@@ -1,4 +1,4 @@
-"""What the report says in numbers and words: results, costs, a verdict and provenance, from what was found on disk."""
+"""What the report says in numbers and words: results, times and provenance, from what was found on disk."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import ConfigError
-from pipeline.experiment.figures import Point, pareto_plot
+from pipeline.experiment.distribution import frechet_distances, kernel_distances
+from pipeline.experiment.features import FILE, load_features
 from pipeline.experiment.report_inputs import Findings
-from pipeline.experiment.tables import METRICS, Array, Metric, Row, collect, count_wins, pareto_front, places, summarise
-
-EVALUATIONS = ("forwards", "backwards", "circuit", "codec")
+from pipeline.experiment.report_table import Row, table_rows
+from pipeline.experiment.statistics import Array, Comparison, compare
+from pipeline.experiment.tables import DISTRIBUTIONS, METRICS, Metric, collect
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """Scores arranged and summarised; metrics in the order they are offered, the LPIPS in use first."""
 
+    metrics: dict[str, Metric]
+    """By name: columns of the scores, then distances between sets of pictures if there are any."""
     methods: tuple[str, ...]
     masks: tuple[str, ...]
     reference: int
@@ -30,36 +31,20 @@ class Results:
     """Image ids by dataset, the last axis of its cubes."""
     cubes: dict[str, dict[str, Array]]
     """Metric name, then dataset -> [masks, methods, images]."""
+    found: dict[str, Comparison]
+    """By metric."""
     rows: dict[str, list[Row]]
     """Metric name -> lines of its table."""
 
     @property
     def main(self) -> Metric:
         """The LPIPS in use."""
-        return METRICS[next(iter(self.rows))]
+        return next(iter(self.metrics.values()))
 
     def score(self, dataset: str, mask: str, method: int, image_id: str) -> float:
         """The main metric of one image, averaged over its samples."""
         cube = self.cubes[self.main.name][dataset]
         return float(cube[self.masks.index(mask), method, self.ids[dataset].index(image_id)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one method costs per image and sample."""
-
-    method: str
-    seconds: float
-    """Median over its cells."""
-    evaluations: dict[str, float]
-    """Mean over its cells, for each kind of evaluation."""
-    devices: str
-    batch_sizes: str
-
-    @property
-    def passes(self) -> float:
-        """Network passes, forward and backward together."""
-        return self.evaluations["forwards"] + self.evaluations["backwards"]
 
 
 def arrange(findings: Findings, options: Mapping[str, Any]) -> Results:
@@ -81,55 +66,43 @@ def arrange(findings: Findings, options: Mapping[str, Any]) -> Results:
             f"report.reference is {name!r}, which is not a method of the sweep; expected one of {', '.join(methods)}."
         )
     reference = methods.index(name)
-    found = {
+    scores = {
         dataset: collect(rows, findings.metrics, dataset=dataset, masks=masks, methods=methods)
         for dataset, rows in findings.scores.items()
     }
-    cubes = {name: {dataset: values[name] for dataset, (_, values) in found.items()} for name in findings.metrics}
-    rows = {
-        name: summarise(cubes[name], masks, METRICS[name], reference=reference, resamples=options["bootstrap"])
-        for name in findings.metrics
+    cubes = {name: {dataset: values[name] for dataset, (_, values) in scores.items()} for name in findings.metrics}
+    metrics = {name: METRICS[name] for name in findings.metrics}
+    found = {
+        name: compare(cubes[name], masks, higher=of.higher, digits=of.digits, resamples=options["bootstrap"])
+        for name, of in metrics.items()
     }
-    ids = {dataset: images for dataset, (images, _) in found.items()}
-    return Results(methods=methods, masks=masks, reference=reference, ids=ids, cubes=cubes, rows=rows)
-
-
-def cost(findings: Findings, method: str) -> Cost:
-    """Sum up what the records of a method's cells say of time and evaluations."""
-    records = [record for (_, _, of), record in findings.cells.items() if of == method]
-    measured = [record["measured"] for record in records]
-    return Cost(
-        method=method,
-        seconds=float(np.median([entry["seconds_per_image"] for entry in measured])),
-        evaluations={k: float(np.mean([record["evaluations"].get(k, 0.0) for record in records])) for k in EVALUATIONS},
-        devices=tally(entry["device"] for entry in measured),
-        batch_sizes=tally(entry["batch_size"] for entry in measured),
+    rows = {name: table_rows(of, reference) for name, of in found.items()}
+    for metric, of in _distributions(findings, options["bootstrap"]):
+        metrics[metric.name], found[metric.name] = metric, of
+        rows[metric.name] = table_rows(of, reference, averages=False)
+    return Results(
+        metrics=metrics,
+        methods=methods,
+        masks=masks,
+        reference=reference,
+        ids={dataset: images for dataset, (images, _) in scores.items()},
+        cubes=cubes,
+        found=found,
+        rows=rows,
     )
 
 
-def cost_plots(results: Results, costs: Sequence[Cost]) -> list[str]:
-    """Draw the overall mean of the main metric against seconds and against network passes."""
-    metric, overall = results.main, results.rows[results.main.name][-1]
-    y_label = f"{metric.label} ({'higher' if metric.higher else 'lower'} is better)"
-    plots = []
-    for x_label, values in (
-        ("seconds per image", [cost.seconds for cost in costs]),
-        ("network passes per image", [cost.passes for cost in costs]),
-    ):
-        front = pareto_front(np.array(values), metric.sign * overall.mean)
-        points = [
-            Point(
-                label=method,
-                x=values[index],
-                y=overall.mean[index],
-                low=overall.low[index],
-                high=overall.high[index],
-                front=bool(front[index]),
-            )
-            for index, method in enumerate(results.methods)
-        ]
-        plots.append(pareto_plot(points, x_label=x_label, y_label=y_label))
-    return plots
+def _distributions(findings: Findings, resamples: int) -> list[tuple[Metric, Comparison]]:
+    """Distances between sets of pictures; none if the scores were made without features."""
+    folders = {dataset: findings.root / "scores" / dataset for dataset in findings.datasets}
+    if not any((folder / FILE).is_file() for folder in folders.values()):
+        return []
+    features = {dataset: load_features(folder, findings.methods) for dataset, folder in folders.items()}
+    kernel, frechet = DISTRIBUTIONS[findings.lpips["column"]]
+    return [
+        (kernel, kernel_distances(features, digits=kernel.digits, resamples=resamples)),
+        (frechet, frechet_distances(features, digits=frechet.digits)),
+    ]
 
 
 def provenance(findings: Findings) -> list[tuple[str, str]]:
@@ -180,36 +153,6 @@ def tally(values: Iterable[object]) -> str:
     """Name the distinct values, with their counts if there are several, the most frequent first."""
     counts = Counter(map(str, values)).most_common()
     return counts[0][0] if len(counts) == 1 else ", ".join(f"{value} ({count}×)" for value, count in counts)
-
-
-def verdict(results: Results, costs: Sequence[Cost]) -> str:
-    """Say in one sentence who is best how often, how surely and at what cost."""
-    metric, methods, rows = results.main, results.methods, results.rows[results.main.name]
-    wins, overall, seconds = count_wins(rows, metric), rows[-1].mean, [entry.seconds for entry in costs]
-    top, fastest = int(wins.total.max()), int(np.argmin(seconds))
-    leaders = [index for index in range(len(methods)) if wins.total[index] == top]
-    if len(methods) == 1:
-        result = f"{metric.label} {metric.text(overall[0])} on average over {wins.settings} settings"
-        return f"{methods[0]} is the only method of this sweep: {result}, at {duration(seconds[0])} per image."
-    sentence = (
-        f"{listing([methods[i] for i in leaders])} {'has' if len(leaders) == 1 else 'each have'} "
-        f"the {metric.best} {metric.label} in {top} of {wins.settings} settings"
-    )
-    if len(leaders) == 1:
-        shared, clear = wins.shared[leaders[0]], wins.clear[leaders[0]]
-        sentence += f" ({shared} shared)" if shared else ""
-        sentence += f", {f'clearly in {clear}' if clear else 'in none clearly'} (paired 95 % intervals)"
-    sentence += f", at {listing([duration(seconds[i]) for i in leaders])} per image"
-    if leaders == [fastest]:
-        sentence += ", the least time of all"
-    else:
-        times = listing([f"{seconds[i] / seconds[fastest]:.1f}" for i in leaders])
-        sentence += f": {times} times as long as {methods[fastest]}, the fastest"
-    best = [index for index, place in enumerate(places(overall, metric)) if place == 1]
-    if not set(best) & set(leaders):
-        names = listing([methods[i] for i in best])
-        sentence += f"; the {metric.best} mean, {metric.text(overall[best[0]])}, is that of {names}"
-    return sentence + "."
 
 
 def listing(words: Sequence[str]) -> str:

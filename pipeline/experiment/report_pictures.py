@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.experiment.figures import Strip, curve_plot, encode, strips
 from pipeline.experiment.report_inputs import Findings, Training
-from pipeline.experiment.tables import Array
+from pipeline.experiment.statistics import Array
 
 Truth = Callable[[str], tuple[list[str], NDArray[np.uint8]]]
 """Gives a dataset's test images as (keys, uint8 [N, S, S, 3])."""

@@ -14,11 +14,12 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.experiment.report_contents import Results, listing, tally
+from pipeline.experiment.report_cost import PARTS
 from pipeline.experiment.report_inputs import Findings, Record
-from pipeline.experiment.tables import Metric, Row, count_wins, places, standing, summarise
+from pipeline.experiment.report_table import Row, row_places, standing, table_rows
+from pipeline.experiment.statistics import count_wins
+from pipeline.experiment.tables import Metric
 
-PARTS = ("encode", "circuit", "decode", "fusion")
-"""Parts of steering that records time; what is left of a row's time is that of the network and the sampler."""
 PUBLISHED = {"settings": 21, "better": 18, "best": 14}
 """Liu et al. 2024 (arXiv 2401.03349): Tiramisu against CoPaint, and against all methods."""
 
@@ -117,7 +118,7 @@ class Steering:
         return tuple(row for row in self.rows if row.effect)
 
 
-def steering(findings: Findings, results: Results, resamples: int) -> Steering | None:
+def steering(findings: Findings, results: Results) -> Steering | None:
     """Collect what is known of the steered rows; None if the sweep has none.
 
     Raises:
@@ -128,7 +129,7 @@ def steering(findings: Findings, results: Results, resamples: int) -> Steering |
         return None
     told = {name: _params(findings, name) for name in names}
     bases = [base for base in dict.fromkeys(params["base"] for params in told.values()) if base in results.methods]
-    lines = {base: differences(results, base, resamples) for base in bases}
+    lines = {base: differences(results, base) for base in bases}
     rows = tuple(_row(findings, results, name, told[name], lines) for name in names)
     found = [row for row in rows if row.effect]
     wanted = len(findings.datasets) * len(findings.masks) == PUBLISHED["settings"]
@@ -141,24 +142,27 @@ def steering(findings: Findings, results: Results, resamples: int) -> Steering |
     )
 
 
-def differences(results: Results, reference: str, resamples: int) -> list[Row]:
+def differences(results: Results, reference: str) -> list[Row]:
     """Lines of the main metric's table, with differences to `reference`."""
-    cubes, index = results.cubes[results.main.name], results.methods.index(reference)
-    return summarise(cubes, results.masks, results.main, reference=index, resamples=resamples)
+    return table_rows(results.found[results.main.name], results.methods.index(reference))
 
 
 def compare(lines: Sequence[Row], results: Results, name: str, to: str) -> Effect:
     """Count and average the differences of the row `name` to the row `to`, which `lines` are relative to."""
     metric, index, reference = results.main, results.methods.index(name), results.methods.index(to)
     settings = [line for line in lines if not line.is_average]
-    pairs = [tuple(places(line.mean[[index, reference]], metric)) for line in settings]
+    placed = [row_places(line, metric)[[index, reference]] for line in settings]
     stands = [standing(line, metric)[index] for line in settings]
     last = lines[-1]
     return Effect(
         to=to,
         settings=len(settings),
-        better=pairs.count((1, 2)),
-        tied=tuple(f"{line.dataset} {line.mask}" for line, pair in zip(settings, pairs, strict=True) if pair == (1, 1)),
+        better=sum(bool(ours < theirs) for ours, theirs in placed),
+        tied=tuple(
+            f"{line.dataset} {line.mask}"
+            for line, (ours, theirs) in zip(settings, placed, strict=True)
+            if ours == theirs
+        ),
         clearly_better=stands.count("better"),
         clearly_worse=stands.count("worse"),
         mean=float(last.difference[index]),
@@ -235,7 +239,7 @@ def _row(
     findings: Findings, results: Results, name: str, params: Mapping[str, Any], lines: Mapping[str, list[Row]]
 ) -> SteeredRow:
     base, index, metric = params["base"], results.methods.index(name), results.main
-    wins = count_wins(results.rows[metric.name], metric)
+    wins = count_wins(results.found[metric.name])
     return SteeredRow(
         name=name,
         index=index,

@@ -26,7 +26,7 @@ from pipeline.experiment.lpips_trunk import (
     read_resolution,
     resolve,
 )
-from pipeline.experiment.metrics import Lpips
+from pipeline.experiment.perception import Lpips
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_metric_is_built_from_the_written_files_alone(
     source.unlink()
     metric = load_lpips(tmp_path / "lpips", tmp_path / "no-trunk-needed")
     assert (metric.column, metric.trunk_sha256, metric.verified) == ("lpips", features_digest(alexnet), False)
-    assert torch.equal(metric(*pictures()), Lpips(alexnet).distance(*pictures()))
+    assert torch.equal(metric.perception.distance(*pictures()), Lpips(alexnet).distance(*pictures()))
     assert set(load_file(tmp_path / "lpips" / FEATURES)) == set(SHAPES)
 
 
@@ -209,7 +209,7 @@ def test_lpips_domain_is_the_distance_on_the_own_trunk(tmp_path: Path, cache: Pa
     resolution = resolve(None, False, tmp_path / "lpips")
     metric = load_lpips(tmp_path / "lpips", tmp_path / "trunk")
     assert (metric.column, metric.trunk_sha256, metric.reason) == ("lpips_domain", sha256, resolution.reason)
-    assert torch.equal(metric(*pictures()), perceptual_distance(trunk, *pictures()))
+    assert torch.equal(metric.perception.distance(*pictures()), perceptual_distance(trunk, *pictures()))
     with pytest.raises(CheckpointError, match="train it first"):
         load_lpips(tmp_path / "lpips", tmp_path / "elsewhere")
 

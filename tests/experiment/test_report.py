@@ -1,4 +1,4 @@
-"""The report is complete, of one piece and needs nothing but itself; what is missing or mixed is named."""
+"""The report is complete, every page needs nothing but itself, and what is missing or mixed is named."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ConfigError, InputError
+from pipeline.experiment.distribution import EVERY
+from pipeline.experiment.features import save_features
 from pipeline.experiment.figures import curve_plot, hidden_path, spread
-from pipeline.experiment.report import write_report
-from pipeline.experiment.report_contents import Cost, Results, duration, verdict
+from pipeline.experiment.report import PAGES, write_report
+from pipeline.experiment.report_contents import duration
 from pipeline.experiment.report_inputs import read_findings
 from pipeline.experiment.report_pictures import grids
-from pipeline.experiment.tables import METRICS, summarise
+from pipeline.experiment.report_table import ALL
+from pipeline.experiment.tables import DISTRIBUTIONS
 from pipeline.experiment.trackable import entries
 
 Pixels = NDArray[np.uint8]
@@ -256,9 +259,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
+def read(world: World, name: str) -> str:
+    """A page of a world that was reported."""
+    return (world.out / f"{name}.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def page(world: World) -> str:
-    return (world.out / "index.html").read_text()
+    return read(world, "index")
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +291,7 @@ def small(tmp_path: Path) -> World:
 
 
 class Outline(HTMLParser):
-    """Elements that are open, and every attribute that could make a browser fetch something."""
+    """Elements that are open, every attribute that could make a browser fetch something, and what lacks a text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,10 +299,16 @@ class Outline(HTMLParser):
         self.links: list[str] = []
         self.ids: list[str] = []
         self.text: list[str] = []
+        self.untold: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in {"meta", "link", "input", "img", "br"}:
+        if tag not in {"meta", "link", "input", "img", "br", "wbr"}:
             self.open.append(tag)
+        given = {name for name, _ in attrs}
+        if (tag == "img" and "alt" not in given) or ("role" in given and "aria-label" not in given and tag != "aside"):
+            self.untold.append(self.get_starttag_text() or tag)
+        if tag == "th" and not given & {"scope", "aria-hidden"}:
+            self.untold.append(self.get_starttag_text() or tag)
         self.links += [value or "" for name, value in attrs if name in {"src", "href", "xlink:href"}]
         self.ids += [value or "" for name, value in attrs if name == "id"]
 
@@ -309,6 +323,17 @@ class Outline(HTMLParser):
         self.text.append(data)
 
 
+def gallery(world: World) -> Any:
+    """What the page of pictures can show."""
+    html = read(world, "pictures")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1])
+
+
+def pixels(uri: str) -> Pixels:
+    """The picture of a data URI."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,")))))
+
+
 def outline(page: str) -> Outline:
     parser = Outline()
     parser.feed(page)
@@ -316,41 +341,62 @@ def outline(page: str) -> Outline:
     return parser
 
 
-def test_page_is_well_formed_and_stands_alone(page):
-    found = outline(page)
-    assert found.open == []
+def check_page(html: str) -> None:
+    """Elements are closed and told to who cannot see them, ids unique and found, and nothing loaded from elsewhere."""
+    found = outline(html)
+    assert (found.open, found.untold) == ([], [])
     assert len(found.ids) == len(set(found.ids))
-    inner = [link[1:] for link in found.links if link.startswith("#")]
-    assert set(inner) <= set(found.ids)
-    outer = [link for link in found.links if not link.startswith("#")]
-    assert len(outer) > 3 * 7 * 3 * 4
-    assert all(link.startswith("data:") for link in outer)
-    assert set(re.findall(r"url\((.)", page)) <= {"#", "d"}
-    assert re.search(r"url\((?!#|data:)|@import|https?://(?!www\.w3\.org)", page) is None
+    here = {link[1:] for link in found.links if link.startswith("#")}
+    assert here <= set(found.ids)
+    pages = {link.partition("#")[0] for link in found.links if not link.startswith(("#", "data:"))}
+    assert pages <= set(PAGES)
+    assert re.search(r"url\((?!#|data:)|@import|https?://(?!www\.w3\.org)", html) is None
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_well_formed_and_stand_alone(world, told, name):
+    for each in (world, told):
+        html = (each.out / name).read_text()
+        check_page(html)
+        assert html.count('aria-current="page"') == 1
+        assert html.count("<h1") == 1
+
+
+def test_there_are_no_other_pages(world):
+    assert {path.name for path in world.out.glob("*.html")} == set(PAGES)
 
 
 def test_page_says_who_wins_at_what_cost(page):
     text = " ".join("".join(outline(page).text).split())
-    said = re.search(r"tiramisu has the lowest domain LPIPS in (\d+) of 21 settings.*?, clearly in (\d+)", text)
-    assert said
+    assert "tiramisu has the lowest mean domain LPIPS over 21 settings, clearly ahead of all others." in text
+    said = re.search(r"the 21 settings go to tiramisu \((\d+)[,)].*?in (\d+) of them the lead", text)
     assert int(said[1]) >= int(said[2]) >= 10
-    assert re.search(r"4\.\d times as long as ddnm, the fastest\.", text)
+    assert re.search(
+        r"tiramisu takes 4\.\d+ s per image, 4\.\d times as long as ddnm, the fastest, whose mean is 0", text
+    )
     for method in METHODS:
         assert page.count(f'<th scope="col">{method}</th>') >= 8
+
+
+def test_the_map_leads_to_the_pictures_of_every_setting(page):
+    links = re.findall(
+        r'<a href="pictures\.html#(\w+)/(\w+)">', page[page.index('<div class="map">') :].partition("</div>")[0]
+    )
+    assert links == [(dataset, mask) for mask in MASKS for dataset in DATASETS]
 
 
 def test_domain_lpips_is_announced_and_true_lpips_is_not(page, plain):
     assert "These are not LPIPS scores." in page
     assert ("ef" * 32)[:16] in page
-    other = (plain.out / "index.html").read_text()
+    other = read(plain, "index")
     assert "These are not LPIPS scores." not in other
     assert "domain" not in "".join(outline(other).text)
 
 
 def test_names_cannot_break_the_page(plain):
-    found = outline((plain.out / "index.html").read_text())
-    assert found.open == []
-    assert "<script>0" in found.text
+    for name in PAGES:
+        assert outline((plain.out / name).read_text()).open == []
+    assert {shown["id"] for shown in gallery(plain)["datasets"][0]["grids"][0]} == {f"<script>{i}" for i in range(4)}
 
 
 def test_numbers_beside_the_page(world):
@@ -358,7 +404,7 @@ def test_numbers_beside_the_page(world):
     scores = list(csv.DictReader((out / "scores.csv").open()))
     assert len(scores) == 3 * 3 * 7 * 6
     table = list(csv.DictReader((out / "table.csv").open()))
-    assert len(table) == 8 * (3 * 8 + 1) * 3  # metrics, lines, methods
+    assert len(table) == 8 * (4 * 8) * 3  # metrics, lines of each dataset and of all, methods
     metrics = json.loads((out / "metrics.json").read_text())
     values = [float(row["lpips_domain"]) for row in scores if (row["mask"], row["method"]) == ("wide", "ddnm")]
     means = np.reshape(values, (3, 6)).mean(axis=1)
@@ -368,6 +414,10 @@ def test_numbers_beside_the_page(world):
     line = next(row for row in table if (row["metric"], row["dataset"], row["mask"]) == ("psnr", "rooms", "average"))
     assert (line["method"], float(line["difference"])) == ("ddnm", 0.0)
     assert float(line["low"]) < float(line["mean"]) < float(line["high"])
+    summed = list(csv.DictReader((out / "summary.csv").open()))
+    assert len(summed) == (1 + 3 + 7) * 3  # over all settings, of each dataset, of each mask; methods
+    assert float(summed[0]["mean"]) == pytest.approx(metrics["all datasets"]["average"]["ddnm"], abs=1e-6)
+    assert metrics["all settings"]["ddnm"]["mean"] == float(summed[0]["mean"])
     full = json.loads((out / "table.json").read_text())
     assert (len(full["rows"]), full["reference"], full["lpips"]["column"]) == (len(table), "ddnm", "lpips_domain")
 
@@ -395,16 +445,46 @@ def test_the_same_inputs_give_the_same_files(plain):
 
 
 def test_pictures_have_their_known_pixels_pasted(plain):
-    page = (plain.out / "index.html").read_text()
-    results = re.findall(r'<img src="data:image/webp;base64,([^"]*)"', page)
-    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(results[0]))))
+    found = gallery(plain)
+    assert found["methods"] == ["ddnm", "tiramisu"]
+    first = pixels(found["datasets"][0]["grids"][list(MASKS).index("left")][0]["results"][0])
     with np.load(plain.root / "inpaint" / "faces" / "ddnm" / "left.npz") as cell:
         known, sample = cell["known"][0], cell["samples"][0, 0]
     truth = plain.images["faces"][0]
     assert not np.array_equal(sample[known], truth[known])
     np.testing.assert_array_equal(first[known], truth[known])
     np.testing.assert_array_equal(first[~known], sample[~known])
-    assert len(results) == 7 * 2 * plain.params["report"]["images"]
+    np.testing.assert_array_equal(pixels(found["datasets"][0]["truths"]["0"]), truth)
+    counts = [len(lines) for dataset in found["datasets"] for lines in dataset["grids"]]
+    assert counts == [plain.params["report"]["images"]] * 7
+
+
+def test_pictures_say_their_score_and_which_is_best(world):
+    rows = {
+        (row["dataset"], row["mask"], row["method"], row["image_id"]): float(row["lpips_domain"])
+        for row in csv.DictReader((world.out / "scores.csv").open())
+    }
+    found = gallery(world)
+    for dataset in found["datasets"]:
+        for mask, lines in zip(MASKS, dataset["grids"], strict=True):
+            for shown in lines:
+                scores = [rows[dataset["name"], mask, method, shown["id"]] for method in METHODS]
+                printed = [f"{score:.3f}" for score in scores]
+                assert shown["scores"] == printed
+                assert shown["best"] == [score == min(printed, key=float) for score in printed]
+
+
+def test_the_first_page_shows_an_image_of_every_dataset_under_another_mask(world, page):
+    look = page[page.index('<section id="look">') :].partition('<section id="results">')[0]
+    assert re.findall(r'aria-label="(\w+), (\w+)">', look) == [
+        ("faces", "left"),
+        ("objects", "expand1"),
+        ("rooms", "v_strip"),
+    ]
+    results = re.findall(r'<img src="([^"]*)"', look)
+    assert len(results) == 3 * len(METHODS)
+    shown = gallery(world)["datasets"][1]["grids"][2][0]["results"]
+    assert results[3:6] == shown
 
 
 def test_fewer_pictures_are_shown_if_the_page_would_become_too_large(small):
@@ -428,28 +508,65 @@ def test_a_profile_with_one_method_and_no_trainings_is_reported_without_them(tmp
     page = world.report().read_text()
     assert "ddnm is the only method of this sweep" in page
     assert "Difference to" not in page
-    assert 'id="models"' not in page
-    assert 'id="pictures"' in page
+    assert 'id="models"' not in read(world, "record")
+    for name in PAGES:
+        check_page((world.out / name).read_text())
+
+
+def test_distances_between_sets_of_pictures_stand_beside_the_metrics(tmp_path):
+    """They are there if the score stage left features, with a line per dataset and one for all."""
+    world = World(tmp_path, **PAIR)
+    rng = np.random.default_rng(0)
+    for shift, dataset in enumerate(PAIR["datasets"]):
+        completions = rng.normal(shift, 1, (1, len(MASKS), 4, 1, 5)).astype(np.float32)
+        truths = rng.normal(0, 1, (4, 5)).astype(np.float32)
+        folder = world.root / "scores" / dataset
+        save_features(folder, methods=["tiramisu"], truths=truths, completed=range(4), completions=completions)
+    page = world.report().read_text()
+    kernel, frechet = (metric.name for metric in DISTRIBUTIONS["lpips_domain"])
+    assert page.count("Of all masks and samples of a dataset together") == 2
+    rows = [row for row in csv.DictReader((world.out / "table.csv").open()) if row["metric"] == frechet]
+    assert [(row["dataset"], row["mask"]) for row in rows] == [("faces", EVERY), ("rooms", EVERY), (ALL, EVERY)]
+    assert float(rows[0]["mean"]) < float(rows[1]["mean"])
+    assert f'<option value="{kernel}">' in page
+
+
+def test_what_one_image_cannot_tell_is_a_dash(tmp_path):
+    """The kernel distance needs pictures of two images."""
+    world = World(tmp_path, **PAIR | {"images": 1})
+    for dataset in PAIR["datasets"]:
+        completions = np.ones((1, len(MASKS), 1, 1, 5), np.float32)
+        save_features(
+            world.root / "scores" / dataset,
+            methods=["tiramisu"],
+            truths=np.ones((1, 5), np.float32),
+            completed=[0],
+            completions=completions,
+        )
+    page = world.report().read_text()
+    kernel = next(metric.name for metric in DISTRIBUTIONS["lpips_domain"])
+    panel = page[page.index(f'data-metric="{kernel}"') :].partition("</table>")[0]
+    assert lines(panel).count("all masks –") == 3
+    assert "nan" not in outline(page).text
 
 
 def section(world: World) -> str:
-    """The page's section on the tractable prior."""
-    page = (world.out / "index.html").read_text()
+    """The section on the tractable prior."""
+    page = read(world, "circuit")
     return page[page.index('<section id="prior">') :].partition("</section>")[0]
-
-
-def test_the_section_on_the_prior_is_well_formed(told):
-    found = outline((told.out / "index.html").read_text())
-    assert found.open == []
-    assert len(found.ids) == len(set(found.ids))
-    assert "prior" in found.ids
-    assert all(link.startswith(("data:", "#")) for link in found.links)
 
 
 def lines(html: str) -> list[str]:
     """Rows of the tables as one reads them."""
     rows = re.findall("<tr.*?</tr>", html, flags=re.DOTALL)
     return [" ".join(re.sub("<[^>]*>", " ", row).replace("\N{NARROW NO-BREAK SPACE}", " ").split()) for row in rows]
+
+
+def test_bits_are_said_in_a_sentence(told):
+    said = (
+        "takes 3.150 to 3.350 bits for a token it has not met, where independent tokens take 6.800 and a transformer "
+    )
+    assert f"{said}2.950 to 3.150." in section(told)
 
 
 def test_bits_of_circuit_and_transformer_are_compared_at_equal_time(told):
@@ -497,11 +614,10 @@ def test_the_curve_of_a_circuit_begins_with_the_best_of_its_trials(told):
 
 def test_the_circuits_pictures_are_shown_once_each(told):
     html = section(told)
-    page = (told.out / "index.html").read_text()
     for title in ("Completions of faces", "Completions of rooms", "Samples of faces", "Samples of rooms"):
         assert len(re.findall(f'<img class="sheet" src="data:image/webp[^"]*" alt="{title}', html)) == 1
     assert html.count("<img") == 4
-    assert page.count('class="sheet" src') == 4 + 2 * 2  # and those of two networks under Models
+    assert read(told, "record").count('class="sheet" src') == 2 * 2  # those of two networks
 
 
 def test_numbers_of_the_circuit_are_beside_the_page(told):
@@ -521,7 +637,7 @@ def test_numbers_of_the_circuit_are_beside_the_page(told):
 
 
 def test_the_stages_of_the_prior_are_timed_and_their_machines_told(told):
-    rows = lines((told.out / "index.html").read_text())
+    rows = lines(read(told, "record"))
     assert "train_circuit 40.0 s 40.0 s 80.0 s" in rows
     assert "train_transformer 1 min 40 s 1 min 40 s 3 min 20 s" in rows
 
@@ -539,12 +655,12 @@ def test_without_transformers_there_is_no_column_for_them(tmp_path):
 
 
 @pytest.mark.parametrize("priors", [(), ("transformer",)])
-def test_without_circuits_there_is_no_section(tmp_path, priors):
+def test_without_circuits_the_page_says_how_to_make_one(tmp_path, priors):
     world = World(tmp_path, **PAIR, priors=priors)
     (world.root / "circuit" / "rooms").mkdir(parents=True)  # as a stage leaves it that has nothing to do
-    page = world.report().read_text()
-    assert 'id="prior"' not in page
-    assert "#prior" not in page
+    world.report()
+    assert "dvc repro train_circuit" in section(world)
+    assert "<table" not in section(world)
     assert "circuit" not in json.loads((world.out / "metrics.json").read_text())["faces"]
     assert "circuit" not in json.loads((world.out / "table.json").read_text())
 
@@ -604,51 +720,6 @@ def test_circuits_and_transformers_are_shown_as_runs(told):
     transformer = found["train_transformer", "rooms"]
     assert transformer.metrics["test/bits_per_token"] == pytest.approx(3.15)
     assert not [tag for tag in transformer.tags if tag.startswith("chosen")]
-
-
-def say(means: list[list[float]], seconds: list[float]) -> str:
-    """The verdict on settings x methods of LPIPS that vary little over images."""
-    cube = np.array(means)[..., None] + np.array([-0.001, 0.0, 0.001])
-    masks, methods = tuple(MASKS)[: len(means)], ("a", "b", "c")[: len(seconds)]
-    rows = {"lpips": summarise({"faces": cube}, masks, METRICS["lpips"], reference=0, resamples=100)}
-    results = Results(methods=methods, masks=masks, reference=0, ids={}, cubes={}, rows=rows)
-    costs = [
-        Cost(method=method, seconds=time, evaluations={}, devices="cpu", batch_sizes="1")
-        for method, time in zip(methods, seconds, strict=True)
-    ]
-    return verdict(results, costs).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
-
-
-@pytest.mark.parametrize(
-    ("means", "seconds", "said"),
-    [
-        (
-            [[0.1, 0.2], [0.3, 0.1], [0.1, 0.1], [0.1, 0.2]],
-            [4.0, 1.0],
-            "a has the lowest LPIPS in 3 of 4 settings (1 shared), clearly in 2 (paired 95 % intervals), at 4.00 s per "
-            "image: 4.0 times as long as b, the fastest.",
-        ),
-        (
-            [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]],
-            [1.0, 2.0, 3.0],
-            "a has the lowest LPIPS in 2 of 2 settings, clearly in 2 (paired 95 % intervals), at 1.00 s per image, "
-            "the least time of all.",
-        ),
-        (
-            [[0.1, 0.2, 0.15], [0.3, 0.2, 0.25], [0.3, 0.4, 0.1], [0.1, 0.2, 0.15], [0.3, 0.2, 0.25]],
-            [2.0, 3.0, 1.0],
-            "a and b each have the lowest LPIPS in 2 of 5 settings, at 2.00 s and 3.00 s per image: 2.0 and 3.0 times "
-            "as long as c, the fastest; the lowest mean, 0.180, is that of c.",
-        ),
-        (
-            [[0.1], [0.3]],
-            [2.0],
-            "a is the only method of this sweep: LPIPS 0.200 on average over 2 settings, at 2.00 s per image.",
-        ),
-    ],
-)  # fmt: skip
-def test_verdict(means, seconds, said):
-    assert say(means, seconds) == said
 
 
 def lose_rows(world: World) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiment.test_report import DATASETS, MASKS, World, gradient, lines, outline
+from experiment.test_report import DATASETS, MASKS, World, check_page, gradient, lines, outline, read
 from pipeline.errors import InputError
 from pipeline.experiment.report_contents import arrange
 from pipeline.experiment.report_inputs import read_findings
@@ -82,9 +82,10 @@ class SteeredWorld(World):
         return record
 
 
-def section(world: World, name: str = "steering") -> str:
-    """A section of the world's page, reported anew."""
-    page = world.report().read_text()
+def section(world: World, name: str = "steering", of: str = "steering") -> str:
+    """A section of a page of the world, reported anew."""
+    world.report()
+    page = read(world, of)
     return page[page.index(f'<section id="{name}">') :].partition("</section>")[0]
 
 
@@ -139,7 +140,7 @@ def test_differences_stand_by_dataset_and_mask(counted):
     assert "better than its base in 18 of 21 1 equal" in rows
     assert {"clearly better in 17", "clearly worse in 3", "best of all rows in 19 of 21 1 shared"} <= set(rows)
     found = table(counted[0], "steering_differences")
-    assert len(found) == 3 * 8 + 1
+    assert len(found) == 4 * 8
     wide = next(row for row in found if (row["dataset"], row["mask"]) == ("objects", "wide"))
     assert [float(wide[name]) for name in ("difference", "low", "high")] == pytest.approx([-0.01] * 3)
     undecided = next(row for row in found if (row["dataset"], row["mask"]) == ("faces", "left"))
@@ -187,7 +188,8 @@ def test_times_that_nobody_took_are_not_shown(tmp_path):
 
 
 def test_one_row_makes_neither_curve_nor_ablation(counted):
-    assert "How long to steer" not in counted[1]
+    assert "against the steered share" not in counted[1]
+    assert "make repro PROFILE=ablations" in counted[1]
     assert "What each part is worth" not in counted[1]
     assert not (counted[0].out / "plots" / "until.csv").exists()
 
@@ -284,16 +286,25 @@ def test_one_image_has_no_interval(tmp_path):
 def test_higher_may_be_better(studied):
     world = studied[0]
     results = arrange(read_findings(world.root, world.params["sweep"]), world.params["report"] | {"reference": "ddnm"})
-    psnr = dataclasses.replace(results, rows={"psnr": results.rows["psnr"]}, cubes={"psnr": results.cubes["psnr"]})
-    effect = compare(differences(psnr, "copaint", 50), psnr, "tiramisu", "copaint")
+    psnr = dataclasses.replace(results, metrics={"psnr": METRICS["psnr"]})
+    effect = compare(differences(psnr, "copaint"), psnr, "tiramisu", "copaint")
     assert (effect.better, effect.clearly_better, effect.clearly_worse) == (7, 7, 0)
     assert effect.mean == pytest.approx(0.4)
 
 
-def test_without_steered_rows_there_is_no_section(tmp_path):
-    page = World(tmp_path, datasets=("faces",), methods={"ddnm": (0.2, 1.0), "tiramisu": (0.15, 2.0)}).report()
-    assert "#steering" not in page.read_text()
-    assert 'id="steering"' not in page.read_text()
+def test_without_steered_rows_the_page_says_how_to_have_some(tmp_path):
+    world = World(tmp_path, datasets=("faces",), methods={"ddnm": (0.2, 1.0), "tiramisu": (0.15, 2.0)})
+    assert "No row of this sweep is steered" in words(section(world))
+    assert "<table" not in section(world)
+
+
+def test_the_first_page_says_how_the_steered_row_stands_and_splits_its_time(counted):
+    page = read(counted[0], "index")
+    assert "tiramisu is better than copaint, its base, in 18 of 21 settings" in page
+    shares = dict(re.findall(r'width:([\d.]+)%" title="([a-z ]+): ', page[page.index('<div class="bars"') :]))
+    parts = {part: float(share) / 100 * 2.4 for share, part in shares.items() if part in PARTS}
+    assert parts == pytest.approx(PARTS, abs=1e-3)
+    assert "21 % of it steering" in page.replace("&#8239;", " ")
 
 
 def change(world: World, key: str, value: Any) -> None:
@@ -350,30 +361,30 @@ def drawn(tmp_path: Path) -> SteeredWorld:
 
 
 def test_sheets_of_walks_and_of_the_circuit_are_shown(drawn):
-    page = drawn.report().read_text()
-    found = outline(page)
-    assert found.open == []
-    assert len(found.ids) == len(set(found.ids))
-    assert all(link.startswith(("data:", "#")) for link in found.links)
-    assert len(re.findall(r'<img class="sheet walk" src="data:image/webp', page)) == 1 + len(INSIGHTS)
-    assert "faces: tiramisu beside copaint" in "".join(found.text)
-    assert "Above t = 0.8 T, the steered row takes one completion" in "".join(found.text)
-    assert '<a href="#insight">' in page
+    drawn.report()
+    page, circuit = read(drawn, "steering"), read(drawn, "circuit")
+    for each in (page, circuit):
+        check_page(each)
+    assert page.count('<img class="sheet walk" src="data:image/webp') == 1
+    assert circuit.count('<img class="sheet walk" src="data:image/webp') == len(INSIGHTS)
+    text = "".join(outline(page).text)
+    assert "faces: tiramisu beside copaint" in text
+    assert "Above t = 0.8 T, the steered row takes one completion" in text
     assert "left <b>test-0 32 2.500 80 61 ± 1.5 −64 −40 12.2 bits" in [
-        row.replace("&lt;", "<").replace("&gt;", ">") for row in lines(section(drawn, "insight"))
+        row.replace("&lt;", "<").replace("&gt;", ">") for row in lines(section(drawn, "insight", of="circuit"))
     ]
 
 
-def test_without_sheets_there_is_no_place_for_them(counted):
-    page = (counted[0].out / "index.html").read_text()
-    assert "On the way" not in page
-    assert 'id="insight"' not in page
+def test_without_sheets_their_place_says_how_to_make_them(counted):
+    assert "dvc repro strip" in counted[1]
+    assert "dvc repro insight" in read(counted[0], "circuit")
+    assert "<img" not in counted[1]
 
 
 def test_a_strip_without_a_row_is_not_shown(drawn):
     drawn.save("strip/faces/strip.json", {"row": None})
     (drawn.root / "strip" / "faces" / "strip.png").unlink()
-    assert "On the way" not in drawn.report().read_text()
+    assert "dvc repro strip" in section(drawn)
 
 
 @pytest.mark.parametrize(

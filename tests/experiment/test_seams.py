@@ -238,8 +238,7 @@ def test_the_strip_shows_the_walks_of_the_cells(done):
         cell = unpack(layout.inpaint("faces", row) / "left.npz")
         errors = ((cell.samples[:2, 0] - truth) / 127.5)[~cell.known[:2]].reshape(2, -1)
         np.testing.assert_allclose(told["scenes"][0][side]["result"], np.sqrt((errors**2).mean(1)), atol=0.01)
-    page = (layout.report / "index.html").read_text()
-    assert "faces: tiramisu beside copaint" in page
+    assert "faces: tiramisu beside copaint" in (layout.report / "steering.html").read_text()
 
 
 def test_a_strip_of_rows_that_do_not_mix_has_no_picture(fresh):
