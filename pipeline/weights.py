@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.files import replacing
 
 STEP = "@step"
 """What the name of a tensor's step sizes ends with, where the tensor is stored in eight bits."""
@@ -28,7 +28,6 @@ def save_weights(
     With 16 `bits` a floating-point number is stored as float16; with 8, matrices and kernels are stored as int8 with a
     scale for each row, the rest as float16. Returns the hash of the weights.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
         if bits == 8 and value.is_floating_point() and value.ndim > 1:
@@ -36,12 +35,12 @@ def save_weights(
         else:
             tensors[name] = value.half() if bits < 32 and value.is_floating_point() else value
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    draft = folder / f".model.safetensors.{os.getpid()}.tmp"
-    save_file(tensors, draft)
-    sha256 = hashlib.sha256(draft.read_bytes()).hexdigest()
-    draft.replace(folder / "model.safetensors")
-    text = json.dumps({**description, "sha256": sha256}, indent=1, sort_keys=True)
-    (folder / "model.json").write_text(text + "\n")
+    content = save(tensors)
+    sha256 = hashlib.sha256(content).hexdigest()
+    with replacing(folder / "model.safetensors") as draft:
+        draft.write_bytes(content)
+    with replacing(folder / "model.json") as draft:
+        draft.write_text(json.dumps({**description, "sha256": sha256}, indent=1, sort_keys=True) + "\n")
     return sha256
 
 

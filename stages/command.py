@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,12 +25,21 @@ def arguments(description: str | None, *names: str) -> dict[str, str]:
 def run(call: Callable[[], object]) -> None:
     """Call, and turn an error that is the user's to mend into a sentence."""
     from pipeline.errors import UserError
+    from pipeline.files import NO_ROOM
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         call()
     except UserError as error:
         sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        sys.stderr.write(
+            f"{error.filename or Path.cwd()}: cannot be written ({error.strerror}); what is finished is kept, and "
+            "nothing half-written counts: free some space and run the same command again, which goes on from there.\n"
+        )
         sys.exit(2)
 
 

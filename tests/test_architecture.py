@@ -180,6 +180,7 @@ WITNESSES = {
     "stages.command": "parses arguments and prints errors",
     "pipeline.errors": "the words of errors",
     "pipeline.experiment.params": "reads values; DVC watches the values themselves",
+    "pipeline.files": "writes what it is given",
     "pipeline.experiment.layout": "says where files lie; DVC watches the files",
     "pipeline.experiment.record": "writes what it is given",
     "pipeline.experiment.provenance": "names results, does not make them",

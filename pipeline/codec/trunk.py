@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import CheckpointError
+from pipeline.files import replacing
 
 SMALLEST = 16  # pixels a side: four halvings leave one
 WEIGHTS, RECORD = "trunk.safetensors", "trunk.json"
@@ -120,13 +121,13 @@ def save_trunk(folder: Path, trunk: Trunk, accuracies: Mapping[str, float]) -> s
     Returns:
         The sha256 of trunk.safetensors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / WEIGHTS
-    save_file({key: value.detach().cpu().contiguous() for key, value in trunk.state_dict().items()}, weights)
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    content = save({key: value.detach().cpu().contiguous() for key, value in trunk.state_dict().items()})
+    sha256 = hashlib.sha256(content).hexdigest()
     record = {"schema": 1, "kind": "trunk", "sha256": sha256, "config": asdict(trunk.config)}
-    text = json.dumps(record | {"accuracies": dict(accuracies)}, indent=2)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    with replacing(folder / WEIGHTS) as draft:
+        draft.write_bytes(content)
+    with replacing(folder / RECORD) as draft:
+        draft.write_text(json.dumps(record | {"accuracies": dict(accuracies)}, indent=2) + "\n", encoding="utf-8")
     return sha256
 
 

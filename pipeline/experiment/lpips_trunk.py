@@ -28,12 +28,13 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.codec.trunk import WEIGHTS, load_trunk
 from pipeline.errors import CheckpointError
 from pipeline.experiment.perception import DomainLpips, Lpips, Perception
+from pipeline.experiment.record import write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
@@ -119,14 +120,13 @@ def resolve(path: Path | None, allow_download: bool, folder: Path) -> Resolution
         resolution = Resolution(column="lpips_domain", source=source, trunk_sha256=None, verified=None, reason=reason)
         log.warning("%s", reason)
     else:
-        save_file(features, folder / FEATURES)
+        write_bytes(folder / FEATURES, save(features))
         digest = features_digest(features)
         verified = source != "params" or digest == IMAGENET_FEATURES  # the hash of the others has been checked
         doubt = "" if verified else " They are not the weights of published LPIPS values: do not compare with those."
         reason += doubt
         resolution = Resolution(column="lpips", source=source, trunk_sha256=digest, verified=verified, reason=reason)
-    text = json.dumps({"schema": 1, "kind": "lpips", **asdict(resolution)}, indent=2)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / RECORD, {"schema": 1, "kind": "lpips", **asdict(resolution)})
     return resolution
 
 

@@ -16,9 +16,15 @@ REGISTRIES = frozenset({"pipeline.methods", "pipeline.data", "pipeline.data.mask
 """Tables that name many things of which a result uses one: reaching one does not mean depending on all its rows."""
 
 WITNESSES = frozenset(
-    {"pipeline.experiment.tracking", "pipeline.experiment.progress", "pipeline.experiment.runtime", "pipeline.errors"}
+    {
+        "pipeline.experiment.tracking",
+        "pipeline.experiment.progress",
+        "pipeline.experiment.runtime",
+        "pipeline.errors",
+        "pipeline.files",
+    }
 )
-"""Modules that look on, report or choose a device, and cannot change a result."""
+"""Modules that look on, report, choose a device or write what they are given, and cannot change a result."""
 
 
 def digest(value: Any) -> str:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.data.images import to_uint8
 from pipeline.diffusion.denoiser import Counted
@@ -11,56 +17,131 @@ from pipeline.experiment import runtime
 from pipeline.experiment.cells import Cell
 from pipeline.experiment.completion import complete, image_seed
 from pipeline.experiment.masks import MaskSet
+from pipeline.experiment.mishaps import CellError, Finite, NotFiniteError, in_batches
 from pipeline.experiment.progress import Bar
-from pipeline.experiment.sweep import Sweep, essence
+from pipeline.experiment.sweep import Meter, Sweep, essence
+
+
+@dataclass
+class Costs:
+    """What the finished batches of a cell took.
+
+    Attributes:
+        evaluations: of every kind, over all images and samples.
+        seconds: of sampling.
+        split: the part of the seconds that each part of steering took.
+    """
+
+    evaluations: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    split: dict[str, float] = field(default_factory=dict)
+
+    def add(self, counted: Counted, meter: Meter | None, seconds: float) -> None:
+        """Add a batch, for which `counted` and `meter` began at 0."""
+        self.evaluations.update(forwards=counted.forwards, backwards=counted.backwards)
+        self.seconds += seconds
+        if meter:
+            asked = meter.counts
+            self.evaluations.update(circuit=asked["circuit"], codec=asked["encode"] + asked["decode"])
+            for part, spent in meter.seconds.items():
+                self.split[part] = self.split.get(part, 0.0) + spent
 
 
 @torch.no_grad()
 def warm_up(sweep: Sweep) -> None:
     """Evaluate the network once, so that the first cell does not pay for allocations and algorithm choices."""
-    shape = (min(sweep.params.sweep.batch, sweep.count * sweep.params.sweep.samples), *sweep.denoiser.shape)
-    sweep.denoiser.denoise(torch.zeros(shape, device=sweep.device), 1)
+
+    def evaluate(rows: range) -> None:
+        sweep.denoiser.denoise(torch.zeros((len(rows), *sweep.denoiser.shape), device=sweep.device), 1)
+
+    most = min(sweep.params.sweep.batch, sweep.count * sweep.params.sweep.samples)
+    with suppress(CellError):  # every cell will say that memory does not suffice
+        in_batches(most, most, evaluate, _name(sweep))
 
 
 def run_cell(sweep: Sweep, mask: MaskSet, name: str, bar: Bar) -> Cell:
-    """Sample every image of a cell, and time it."""
-    params, contestant, started = sweep.params, sweep.contestant, runtime.now()
-    images = sweep.images.images[: sweep.count]
-    jobs = [(i, k) for i in range(len(images)) for k in range(params.sweep.samples)]
-    samples = np.empty((len(images), params.sweep.samples, *images.shape[1:]), np.uint8)
-    counted, watch = Counted(sweep.denoiser), runtime.Stopwatch(sweep.device)
-    meter = contestant.meter
-    if meter:
-        meter.clear()
-    for start in range(0, len(jobs), params.sweep.batch):
-        batch = jobs[start : start + params.sweep.batch]
-        rows = [i for i, _ in batch]
-        seeds = [image_seed(params.seed, sweep.dataset, sweep.images.keys[i], k) for i, k in batch]
-        with watch.lap():
-            x = complete(
-                contestant.method,
-                counted,
-                images[rows],
-                mask.known[rows],
-                seeds,
-                sweep.device,
-                watch=lambda t, x_0: bar.advance(),
-            )
-        for (i, k), image in zip(batch, to_uint8(x.cpu()), strict=True):
-            samples[i, k] = image.numpy()
+    """Sample every image of a cell, and time it; where memory ends, go on in smaller batches.
+
+    Raises:
+        CellError: a value is not finite, or memory does not suffice for one image.
+    """
+    started, images, draws = runtime.now(), sweep.images.images[: sweep.count], sweep.params.sweep.samples
+    jobs, costs = [(i, k) for i in range(len(images)) for k in range(draws)], Costs()
+    samples = np.empty((len(images), draws, *images.shape[1:]), np.uint8)
+
+    def sample(rows: range) -> None:
+        batch = jobs[rows.start : rows.stop]
+        for job, image in zip(batch, run_batch(sweep, mask, batch, bar, costs), strict=True):
+            samples[job] = image
+
+    sizes = in_batches(len(jobs), sweep.params.sweep.batch, sample, _name(sweep, mask))
     total = len(jobs)
     record = essence(sweep, mask) | {
         "kind": "cell",
         "fingerprint": name,
         "profile": sweep.layout.profile,
         "evaluations": {
-            "forwards": counted.forwards / total,
-            "backwards": counted.backwards / total,
-            "circuit": meter.counts["circuit"] / total if meter else 0.0,
-            "codec": (meter.counts["encode"] + meter.counts["decode"]) / total if meter else 0.0,
+            kind: costs.evaluations[kind] / total for kind in ("forwards", "backwards", "circuit", "codec")
         },
-        "measured": runtime.circumstances(sweep.device, started, watch.seconds)
-        | {"seconds_per_image": watch.seconds / total, "batch_size": min(params.sweep.batch, total)}
-        | ({"split": {part: seconds / total for part, seconds in meter.seconds.items()}} if meter else {}),
+        "measured": runtime.circumstances(sweep.device, started, costs.seconds)
+        | {"seconds_per_image": costs.seconds / total, "batch_size": max(sizes), "batch_sizes": sizes}
+        | ({"split": {part: spent / total for part, spent in costs.split.items()}} if sweep.contestant.meter else {}),
     }
     return Cell(record, samples, mask.known)
+
+
+def run_batch(
+    sweep: Sweep, mask: MaskSet, batch: Sequence[tuple[int, int]], bar: Bar, costs: Costs
+) -> NDArray[np.uint8]:
+    """Sample a batch of (image, sample), uint8 [B, S, S, 3]; costs and bar do not count a batch that fails.
+
+    Raises:
+        CellError: a value is not finite.
+    """
+    keys, rows, moves = sweep.images.keys, [i for i, _ in batch], 0
+    counted, clock, meter = Counted(Finite(sweep.denoiser)), runtime.Stopwatch(sweep.device), sweep.contestant.meter
+
+    def watch(t: int, x_0: torch.Tensor) -> None:
+        nonlocal moves
+        moves += 1
+        bar.advance(len(batch))
+
+    if meter:
+        meter.clear()
+    try:
+        with clock.lap():
+            x = complete(
+                sweep.contestant.method,
+                counted,
+                sweep.images.images[rows],
+                mask.known[rows],
+                [image_seed(sweep.params.seed, sweep.dataset, keys[i], k) for i, k in batch],
+                sweep.device,
+                watch=watch,
+            )
+        if not x.isfinite().all():
+            raise NotFiniteError("the completion of {} is not finite", x)
+    except NotFiniteError as error:
+        raise CellError(_refusal(sweep, mask, [keys[i] for i in rows], error)) from error
+    except Exception:
+        bar.advance(-moves * len(batch))
+        raise
+    costs.add(counted, meter, clock.seconds)
+    return to_uint8(x.cpu()).numpy()
+
+
+def _refusal(sweep: Sweep, mask: MaskSet, keys: Sequence[str], error: NotFiniteError) -> str:
+    """The sentence for a cell some of whose values are not finite; a method may ask for several pictures an image."""
+    each, rest = divmod(error.count, len(keys))
+    found = [keys[error.rows[0] // each]] if rest == 0 else list(keys)
+    image = f"image {found[0]}" if len(found) == 1 else f"one of the images {', '.join(found)}"
+    return (
+        f"{_name(sweep, mask)}: {str(error).format(image)}, so nothing of this cell is written; train the network "
+        f"again ({sweep.layout.ddpm(sweep.dataset)}), or lower the step size of {sweep.contestant.name} in params.yaml."
+    )
+
+
+def _name(sweep: Sweep, mask: MaskSet | None = None) -> str:
+    """What is sampled, for people."""
+    where = f", mask {mask.name}" if mask else ""
+    return f"{sweep.dataset}{where}, {sweep.contestant.name}, images of shape {sweep.denoiser.shape}"

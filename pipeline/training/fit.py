@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.errors import CheckpointError
+from pipeline.files import replacing
 from pipeline.noise import stream_seed
 from pipeline.training.settings import TrainerParams
 
 Log = Callable[[int, dict[str, float]], None]
 """Receives the step just finished and its metrics."""
+
+DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, UnpicklingError)
+"""What zipfile and torch raise on archives with flipped bits, cut archives, and files of other kinds."""
 
 
 class Resume(pl.Callback):
@@ -33,8 +38,8 @@ class Resume(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write beside the old checkpoint, then take its place."""
-        with replacing(self.path) as fresh:
-            trainer.save_checkpoint(fresh)
+        with replacing(self.path) as draft:
+            trainer.save_checkpoint(draft)
 
 
 class Report(pl.Callback):
@@ -58,6 +63,14 @@ class Report(pl.Callback):
         if step % self.every == 0 or step == self.last:
             self.tell(step, {name: float(total / self.counts[name]) for name, total in self.sums.items()})
             self.sums, self.counts = {}, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next report needs of the steps before a checkpoint."""
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.sums, self.counts = state_dict["sums"], state_dict["counts"]
 
 
 class SeededModule(pl.LightningModule):
@@ -137,31 +150,26 @@ def fit(
     module.load_state_dict(read_checkpoint(last)["state_dict"])  # the averages, also if there was nothing left to train
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write that then takes the place of `path`, whole or not at all."""
-    fresh = path.with_name(path.name + f".tmp{os.getpid()}")
-    yield fresh
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
 def write_checkpoint(path: Path, values: dict[str, Any]) -> None:
     """Write plain values and tensors, which `read_checkpoint` reads."""
-    with replacing(path) as fresh:
-        torch.save(values, fresh)
+    content = io.BytesIO()  # because torch.save hides what the system says of a file
+    torch.save(values, content)
+    with replacing(path) as draft:
+        draft.write_bytes(content.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a training under way.
+    """Read a checkpoint of a training under way; its checksums are compared here, because torch does not.
 
     Raises:
         CheckpointError: it is damaged.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {broken} does not fit")
         return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: expected a checkpoint, but it cannot be read ({reason}); delete it to train anew."

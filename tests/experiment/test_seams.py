@@ -335,7 +335,7 @@ def test_the_bar_is_full_when_the_last_move_is_made(fresh, capsys, method, chang
     methods = {**params.methods, method: {**params.methods[method], **changes}}
     capsys.readouterr()
     inpaint(params.model_copy(update={"methods": methods}), layout, "faces", method)
-    total = len(params.sweep.masks) * 2 * downs  # six completions in batches of four
+    total = len(params.sweep.masks) * 6 * downs  # of six completions
     full = [line for line in capsys.readouterr().err.splitlines() if f"/{total} moves" in line]
     assert [line.partition(" moves")[0] for line in full][-1:] == [f"inpaint faces {method}: {total}/{total}"]
     assert sum(f": {total}/{total} " in line for line in full) == 1

@@ -1,89 +1,157 @@
-"""Kill the smoke pipeline at several moments, run it again, and compare its records with an undisturbed run's.
+"""Kill a small pipeline at random moments until it has survived enough, and compare it with an undisturbed run.
 
-    python tests/faults/kill_and_resume.py --moments 15 40 65 90
+    python tests/faults/kill_and_resume.py --kills 50 --seed 0
 
-Works in two clones of the checked-out commit in a temporary folder, with this environment. Every kill is SIGKILL to the
-whole process group. Exits with status 1 if anything outside "measured" differs.
+Works in copies of this checkout in a temporary folder, with this environment. `dvc repro score` runs the stages up to
+the scores; when they have finished in spite of the kills, they are compared, and another pipeline begins from nothing.
+The moments are those of a Poisson process in processor time. Two kills of three are SIGKILL to the whole process
+group, as when a machine goes down; the others to the process of the stage alone, as when the kernel needs its memory.
+Exits with status 1 if anything that is not measured differs, or if MLflow lacks a run.
 """
 
 import argparse
-import hashlib
-import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import psutil  # noqa: E402
+
+from faults.toy import configure, settled  # noqa: E402
 
 
-def clone(folder):
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+def checkout(folder):
+    """A copy of the files that git knows or would add, with the small pipeline's parameters and no results."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    for path in (ROOT / name for name in names if name):
+        if path.is_file() and not path.is_symlink():
+            target = folder / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    configure(folder)
     return folder
 
 
 def start(folder, log):
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "TIRAMISU_EXECUTION": "faults"}
-    command = "python -m stages.profile smoke && dvc repro"
-    return subprocess.Popen(
-        ["bash", "-c", command], cwd=folder, env=environment, start_new_session=True, stdout=log, stderr=log
-    )
+    command = [BIN / "dvc", "repro", "score"]
+    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, stdout=log, stderr=log)
 
 
-def settled(folder):
-    """Everything that must not depend on interruptions: records without measurements, weights, pixels, scores."""
-    runs, found = folder / "runs" / "smoke", {}
-    for path in sorted(runs.rglob("record.json")):
-        found[str(path.relative_to(runs))] = without_measurements(json.loads(path.read_text()))
-    for path in sorted(runs.rglob("cells.json")):
-        cells = json.loads(path.read_text())["cells"]
-        found[str(path.relative_to(runs))] = [without_measurements(cell) for cell in cells]
-    for pattern in ("*.safetensors", "*.tar", "scores.csv"):
-        for path in sorted(runs.rglob(pattern)):
-            found[str(path.relative_to(runs))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted(runs.glob("inpaint/*/*/*.npz")):
-        found[str(path.relative_to(runs))] = hashlib.sha256(np.load(path)["samples"].tobytes()).hexdigest()
-    return found
+def processor_time(process):
+    """Seconds that the processes of a group have computed, those that have ended included."""
+    try:
+        alive = [process, *process.children(recursive=True)]
+        return sum(sum(one.cpu_times()[:4]) for one in alive)
+    except psutil.Error:  # one has just ended; its time is its parent's from now on
+        return 0.0
 
 
-def without_measurements(record):
-    return {key: value for key, value in record.items() if key != "measured"}
+def ends_before(process, moment):
+    """Wait until a process has ended, True, or its group has computed for so long, False."""
+    group = psutil.Process(process.pid)
+    while process.poll() is None:
+        if processor_time(group) > moment:
+            return False
+        time.sleep(0.25)
+    return True
 
 
-def main(moments):
-    with tempfile.TemporaryDirectory() as scratch:
-        log = (Path(scratch) / "log").open("w")
-        whole, broken = clone(Path(scratch) / "whole"), clone(Path(scratch) / "broken")
-        begin = time.monotonic()
-        if start(whole, log).wait():
-            sys.exit("the undisturbed run failed")
-        print(f"undisturbed: {time.monotonic() - begin:.0f} s")
-        for moment in moments:
-            process = start(broken, log)
-            try:
-                process.wait(timeout=moment)
-                print(f"had finished before {moment} s")
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                done = len(list((broken / "work" / "cells").glob("*.npz"))) if (broken / "work").exists() else 0
-                print(f"killed after {moment} s, with {done} cells finished")
-            time.sleep(1)
-        if start(broken, log).wait():
-            sys.exit("the run after the kills failed")
-        first, second = settled(whole), settled(broken)
-        differ = [name for name in first.keys() | second.keys() if first.get(name) != second.get(name)]
-        print(f"{len(first)} records and files compared, {len(differ)} differ: {differ}")
-        sys.exit(1 if differ else 0)
+def running_stage(process):
+    """The process of the stage that `dvc repro` is at, and the stage's name; None and "between stages" at no stage."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            words = child.cmdline()
+        except psutil.Error:
+            continue
+        if words[1:2] == ["-m"] and words[2].startswith("stages."):
+            return child, words[2].removeprefix("stages.")
+    return None, "between stages"
+
+
+def kill(process, alone):
+    """Kill the stage alone or the whole group; returns the stage's name, or None if everything had ended."""
+    try:
+        child, name = running_stage(process)
+        if child and alone:
+            child.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    except (psutil.Error, ProcessLookupError):
+        name = None
+    process.wait()
+    return name
+
+
+def survive(folder, chance, mean, budget, log):
+    """Run a pipeline to its end, killing it at most `budget` times; returns the stages killed."""
+    killed = []
+    while True:
+        process = start(folder, log)
+        moment = chance.expovariate(1 / mean) if len(killed) < budget else float("inf")
+        if not ends_before(process, moment):
+            name = kill(process, alone=chance.random() < 1 / 3)
+            killed += [name] if name else []
+        elif process.returncode:
+            sys.exit(f"the pipeline failed after {len(killed)} kills; see {log.name}")
+        else:
+            return killed
+
+
+def shown(folder, log):
+    """Whether MLflow holds every record once it has been brought up to date: a second time there is nothing to do."""
+    track = [sys.executable, "-m", "stages.track"]
+    subprocess.run(track, cwd=folder, stdout=log, stderr=log, check=True)
+    again = subprocess.run(track, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return again.startswith("0 runs created, 0 updated")
+
+
+def main(kills, seed, mean):
+    chance, survived, differences, pipelines = random.Random(seed), Counter(), 0, 0
+    scratch, begin = Path(tempfile.mkdtemp(prefix="faults-")), time.monotonic()
+    source, log = checkout(scratch / "source"), (scratch / "log").open("w")
+    whole = shutil.copytree(source, scratch / "whole")
+    survive(whole, chance, mean, 0, log)
+    expected = settled(whole)
+    print(f"undisturbed: {time.monotonic() - begin:.0f} s, {len(expected)} files to compare", flush=True)
+    while survived.total() < kills:
+        pipelines += 1
+        folder = shutil.copytree(source, scratch / f"killed{pipelines}")
+        killed = survive(folder, chance, mean, kills - survived.total(), log)
+        survived.update(killed)
+        found, complete = settled(folder), shown(folder, log)
+        differ = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+        drafts = len([path for path in folder.rglob(".*.tmp") if path.is_file()])
+        differences += len(differ) + (not complete)
+        print(
+            f"pipeline {pipelines}: {len(killed)} kills, {len(differ)} of {len(expected)} files differ {differ}, "
+            f"MLflow {'complete' if complete else 'INCOMPLETE'}, {drafts} drafts of killed processes left, unread",
+            flush=True,
+        )
+    print(f"{survived.total()} kills in {pipelines} pipelines, {time.monotonic() - begin:.0f} s; by stage:")
+    for name, count in survived.most_common():
+        print(f"  {name}: {count}")
+    if not differences:
+        shutil.rmtree(scratch)
+    sys.exit(1 if differences else 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--moments", type=float, nargs="+", default=[15.0, 40.0, 65.0, 90.0])
-    main(parser.parse_args().moments)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mean", type=float, default=6.0, help="seconds of processor time between kills, on average")
+    given = parser.parse_args()
+    main(given.kills, given.seed, given.mean)

@@ -1,5 +1,7 @@
 """A training that is interrupted at any step ends with the weights of an undisturbed one, bit for bit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def vqgan():
     )
 
 
-def train(module, folder, *, die_at=None):
+def train(module, folder, *, die_at=None, params=PARAMS):
     rows = []
 
     def tick(step):
@@ -58,7 +60,7 @@ def train(module, folder, *, die_at=None):
     fit(
         module,
         loader(ImageBatches(IMAGES), batch=PARAMS.batch, steps=PARAMS.checkpoint_every, seed=1),
-        params=PARAMS,
+        params=params,
         folder=folder,
         device=torch.device("cpu"),
         log=lambda step, metrics: rows.append((step, metrics)),
@@ -80,6 +82,16 @@ def test_interrupted_training_ends_the_same(make, die_at, tmp_path):
     assert more == rows[2:]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_averages_over_an_interruption_are_those_of_an_undisturbed_training(tmp_path):
+    """Reports every three steps, checkpoints every two: killed in the fifth, it goes on in the middle of an average."""
+    params = dataclasses.replace(PARAMS, log_every=3)
+    rows = train(diffusion(), tmp_path / "whole", params=params)
+    assert [step for step, _ in rows] == [3, 6]
+    with pytest.raises(Killed):
+        train(diffusion(), tmp_path / "killed", die_at=5, params=params)
+    assert train(diffusion(), tmp_path / "killed", params=params) == rows[1:]
 
 
 def test_a_finished_training_gives_its_averages_again(tmp_path):
