@@ -13,18 +13,21 @@ def main() -> int:
     argparse.ArgumentParser(prog="python -m stages.track", description=__doc__).parse_args()
     from pipeline.experiment.layout import Layout, find_root
     from pipeline.experiment.params import load_params
+    from pipeline.experiment.registry import register
     from pipeline.experiment.tracking import open_store, project
 
     try:
         layout = Layout(find_root(), load_params(find_root() / "params.yaml").profile)
-        report = project(open_store(layout.root, timeout=30), layout.runs.parent, layout.cells, layout.profile)
+        store = open_store(layout.root, timeout=30)
+        report = project(store, layout.runs.parent, layout.cells, layout.profile, layout.report)
+        versions = register(store, layout.runs.parent, layout.profile)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     total = report.created + report.updated + report.present
     sys.stdout.write(
         f"{report.created} runs created, {report.updated} updated, {report.present} already complete in MLflow's "
-        f"experiment tiramisu/{layout.profile}"
+        f"experiment tiramisu/{layout.profile}; {versions} model versions registered"
         + ("" if total else f"; there are no records in {layout.runs} yet, which `dvc repro` writes")
         + ".\n"
     )

@@ -1,6 +1,6 @@
-"""Look at the runs: `python -m stages.ui [--port 5000]` serves MLflow's pages to this machine only and prints the link.
+"""Look at the runs: `python -m stages.ui [--port 5000]` serves MLflow's pages to this machine only and prints links.
 
-If MLFLOW_TRACKING_URI names a server, that server shows the pages, and only the link is printed.
+If MLFLOW_TRACKING_URI names a server, that server shows the pages, and only the links are printed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from pipeline.errors import UserError
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PATIENCE = 120.0  # seconds the server may take to start
+VIEWS: tuple[tuple[str, dict[str, str]], ...] = (  # what MLflow's page of runs shows, as its address says it
+    ("The runs are at", {}),
+    ("Methods side by side:", {"searchFilter": "tags.kind = 'row'", "compareRunsMode": "CHART"}),
+    ("The table of the paper:", {"searchFilter": "tags.kind = 'row'", "compareRunsMode": "ARTIFACT"}),
+)
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
@@ -39,14 +45,20 @@ def main() -> int:
 
         store = open_store(find_root())
         experiment = store.experiment(load_params(find_root() / "params.yaml").profile)
-        path = f"#/experiments/{experiment}/runs?workflowType=machine_learning"  # not MLflow's pages for chat programs
         if store.served:
-            sys.stdout.write(f"The runs are at {store.uri}/{path}\n")
+            sys.stdout.write(_links(store.uri, experiment))
             return 0
-        return _serve(store, port, f"http://{HOST}:{port}/{path}")
+        return _serve(store, port, _links(f"http://{HOST}:{port}", experiment))
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+
+
+def _links(server: str, experiment: str) -> str:
+    """List the pages to begin with."""
+    path = f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"  # not the pages for chat programs
+    lines = [f"{what} {path}{''.join(f'&{key}={quote(text)}' for key, text in view.items())}" for what, view in VIEWS]
+    return "\n".join([*lines, f"The trained models are at {server}/#/models"]) + "\n"
 
 
 def _require_free(port: int) -> None:
@@ -61,7 +73,7 @@ def _require_free(port: int) -> None:
             ) from error
 
 
-def _serve(store: Store, port: int, link: str) -> int:
+def _serve(store: Store, port: int, links: str) -> int:
     """Run the server until it or this process is told to end."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     command += ["--artifacts-destination", str(store.artifacts), "--host", HOST, "--port", str(port)]
@@ -70,7 +82,7 @@ def _serve(store: Store, port: int, link: str) -> int:
     with subprocess.Popen(command, env=os.environ | LEAN) as server:
         try:
             _await(server, port)
-            sys.stdout.write(f"\nThe runs are at {link}\nStop with Ctrl-C.\n\n")
+            sys.stdout.write(f"\n{links}Stop with Ctrl-C.\n\n")
             sys.stdout.flush()
             return server.wait()
         except KeyboardInterrupt:

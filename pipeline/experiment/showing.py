@@ -1,25 +1,22 @@
 """How records become runs: a training is shown while it goes on, and everything on disk whenever `project` is called.
 
 The record on disk comes first, the tracker second: whatever a tracker missed, `project` adds later, and an empty store
-is filled by it. A run that holds all its record holds is FINISHED and carries the tag `complete`.
+is filled by it. A run that shows all of its entry is FINISHED, and its tag `content` is the entry's digest.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.experiment.trackable import Entry, entries, lay_out, picture, train_entry
+from pipeline.experiment.entry import Entry, Point
+from pipeline.experiment.exhibits import lay_out
+from pipeline.experiment.trackable import entries, train_entry
 from pipeline.experiment.turns import alone
 
 if TYPE_CHECKING:
@@ -73,10 +70,6 @@ class Run:
             self._store.attempt(self._flush)
             self._waiting.clear()
 
-    def image(self, name: str, image: Path | NDArray[np.uint8]) -> None:
-        """Show a picture, a file or uint8 [H, W, 3], as `images/<name>`."""
-        self._store.attempt(lambda: self._send(name, image))
-
     def finish(self, record: Mapping[str, Any], folder: Path) -> None:
         """Complete the run from the final record, and from `curve.jsonl` and the pictures beside it.
 
@@ -97,7 +90,7 @@ class Run:
         entry = train_entry(record, None)
         experiment = self._store.experiment(record["profile"])
         for old in list(self._store.runs(experiment, entry.fingerprint)):
-            if not old.complete:
+            if old.content is None:
                 self._store.delete(old.run_id)
         run = self._store.begin(experiment, entry.name, tags=entry.tags, started=entry.started or _now())
         self._store.write(run, params=entry.params)
@@ -109,41 +102,39 @@ class Run:
         self._waiting.clear()
         self._flushed = time.monotonic()
 
-    def _send(self, name: str, image: Path | NDArray[np.uint8]) -> None:
-        with TemporaryDirectory() as folder:
-            target = Path(folder) / f"{name}{image.suffix if isinstance(image, Path) else '.png'}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture(image, target)
-            self._store.add_files(self._id, Path(folder), under="images")
-
     def _finish(self, entry: Entry) -> None:
         self._flush()
-        _fill(self._store, self._id, entry, self._sent)
+        unsent = [replace(point, metrics=self._unsent(point)) for point in entry.curve]
+        _fill(self._store, self._id, entry, unsent)
         self._store.end(self._id, "FINISHED")
         for old in list(self._store.runs(self._store.experiment(entry.record["profile"]), entry.fingerprint)):
             if old.run_id != self._id:
                 self._store.delete(old.run_id)
 
+    def _unsent(self, point: Point) -> dict[str, float]:
+        return {name: value for name, value in point.metrics.items() if (point.step, name) not in self._sent}
 
-def project(store: Store, runs_root: Path, cell_store: Path, profile: str) -> Report:
-    """Make the store hold exactly one complete run for every training and cell that has a record on disk.
 
-    A missing run is created, an incomplete one (its process died, or the store did) replaced, a complete one left alone
-    but for its scores. Runs of fingerprints that are no longer on disk stay, as history.
+def project(store: Store, runs_root: Path, cell_store: Path, profile: str, report_folder: Path | None = None) -> Report:
+    """Make the store hold exactly one complete run for every entry that the records on disk give.
+
+    A missing run is created, an incomplete one (its process died, or the store did) replaced, one that shows something
+    else, such as old scores, corrected. Runs of fingerprints that are no longer on disk stay, as history.
 
     Args:
         store: where the runs go.
         runs_root: the folder that holds one folder per profile.
         cell_store: the folder of `<fingerprint>.npz`, for pictures.
         profile: whose records.
+        report_folder: where the profile's report is, if it is to be shown.
 
     Raises:
         TrackingError: the store cannot be used.
         InputError: a record does not have the promised form.
     """
-    found = entries(runs_root, cell_store, profile)
+    found = entries(runs_root, cell_store, profile, report_folder)
     experiment = store.experiment(profile)
-    with alone(store.root / "mlflow.db.projecting"):
+    with alone(store.lock):
         stored: dict[str, list[StoredRun]] = {}
         for run in store.runs(experiment):
             stored.setdefault(run.fingerprint, []).append(run)
@@ -157,62 +148,48 @@ def _settle(
     store: Store, experiment: str, entry: Entry, stored: list[StoredRun]
 ) -> Literal["created", "updated", "present"]:
     """Leave exactly one run that says what `entry` says."""
-    keep = next((run for run in stored if run.complete and not _superfluous(run, entry)), None)
-    changed = _changed(keep, entry) if keep else {}
+    keep = next((run for run in stored if run.content and not _contradicts(run, entry)), None)
+    right = keep is not None and (keep.content == entry.content or not entry.final)
     if keep is None:
         started = entry.started or _now()
         run_id = store.begin(experiment, entry.name, tags=entry.tags, started=started)
-        _fill(store, run_id, entry)
+        _fill(store, run_id, entry, entry.curve)
         store.end(run_id, "FINISHED", ended=started + round((entry.seconds or 0) * 1000))
-    elif changed:
-        store.write(keep.run_id, scalars=_scalars(changed, 0))
+    elif not right:
+        _fill(store, keep.run_id, entry, ())
     for run in stored:
         if run is not keep:
             store.delete(run.run_id)
     if not stored:
         return "created"
-    return "updated" if keep is None or changed else "present"
+    return "present" if right else "updated"
 
 
-def _fill(store: Store, run: str, entry: Entry, sent: Collection[tuple[int, str]] = ()) -> None:
-    """Write what a run still lacks and the tag that it is complete; points in `sent` are there already."""
+def _fill(store: Store, run: str, entry: Entry, curve: Sequence[Point]) -> None:
+    """Write all that an entry says, of its curve the points given, and last the digest of it."""
     with TemporaryDirectory() as folder:
-        lay_out(entry, Path(folder))
+        tags = lay_out(entry, Path(folder))
         store.add_files(run, Path(folder))
+    if entry.data is not None:
+        store.name_data(run, entry.data)
     started = entry.started or _now()
-    curve = [
+    points = [
         Scalar(name=name, value=value, step=point.step, at=started + round(point.seconds * 1000))
-        for point in entry.curve
+        for point in curve
         for name, value in point.metrics.items()
-        if (point.step, name) not in sent
     ]
-    final = _scalars(entry.metrics, entry.curve[-1].step if entry.curve else 0)
-    store.write(run, scalars=curve + final, params=entry.params, tags={**entry.tags, "complete": "yes"})
+    last, now = entry.curve[-1].step if entry.curve else 0, _now()
+    final = [Scalar(name=name, value=value, step=last, at=now) for name, value in entry.metrics.items()]
+    tags |= {"mlflow.note.content": entry.note, "mlflow.runName": entry.name, "content": entry.content}
+    store.write(run, scalars=points + final, params=entry.params, tags={**entry.tags, **tags})
 
 
-def _scalars(values: Mapping[str, float], step: int) -> list[Scalar]:
-    """Make final values the latest of their names."""
-    at = _now()
-    return [Scalar(name=name, value=value, step=step, at=at) for name, value in values.items()]
-
-
-def _superfluous(run: StoredRun, entry: Entry) -> bool:
-    """Tell whether a cell's run has scores that are no longer given; a single metric cannot be deleted."""
-    return entry.scored and not set(run.metrics) <= set(entry.metrics)
-
-
-def _changed(run: StoredRun, entry: Entry) -> dict[str, float]:
-    """Return the metrics of a scored cell that its run lacks or has otherwise."""
-    if not entry.scored:
-        return {}
-    return {name: new for name, new in entry.metrics.items() if not _same(run.metrics.get(name), new)}
-
-
-def _same(old: float | None, new: float) -> bool:
-    """Compare with a stored value; databases have no infinity and keep the largest number instead."""
-    if old is None or math.isnan(new) or math.isnan(old):
-        return old is not None and math.isnan(new) and math.isnan(old)
-    return math.isclose(old, min(max(new, -sys.float_info.max), sys.float_info.max), rel_tol=1e-12)
+def _contradicts(run: StoredRun, entry: Entry) -> bool:
+    """Tell whether a run says what cannot be taken back: a parameter or a metric that is no longer given."""
+    if not entry.final or run.content == entry.content:
+        return False
+    others = any(entry.params.get(name) != text for name, text in run.params.items())
+    return others or not set(run.metrics) <= entry.metric_names
 
 
 def _now() -> int:

@@ -7,6 +7,7 @@ is in `showing`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.experiment.entry import Data
 from pipeline.experiment.showing import Report, Run, Scalar, project
 from pipeline.experiment.turns import knock, make_once
 
@@ -45,11 +47,12 @@ class TrackingError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """What a store says about a run; `complete` tells that it holds all its record holds."""
+    """What a store says about a run; `content` is the digest of all it shows, None before it shows all of it."""
 
     run_id: str
     fingerprint: str
-    complete: bool
+    content: str | None
+    params: Mapping[str, str]
     metrics: Mapping[str, float]
 
 
@@ -74,11 +77,14 @@ class Store:
     Attributes:
         uri: where MLflow keeps its runs.
         root: the folder of the experiments.
-        artifacts: where files go, unless a server takes them.
+        artifacts: where files go, unless a server takes them: beside the database.
+        lock: what those who bring the store up to date hold.
     """
 
     def __init__(self, *, uri: str, root: Path) -> None:
-        self.uri, self.root, self.artifacts = uri, root, root / "mlartifacts"
+        home = Path(uri.removeprefix(SQLITE)).resolve().parent if uri.startswith(SQLITE) else root
+        self.uri, self.root = uri, root
+        self.artifacts, self.lock = home / "mlartifacts", home / "mlflow.db.projecting"
         self._client: MlflowClient | None = None
         self._off = False
 
@@ -113,7 +119,7 @@ class Store:
     def experiment(self, profile: str) -> str:
         """Return the id of a profile's experiment, which is created or restored if need be."""
         name, place = f"tiramisu/{profile}", None if self.served else str(self.artifacts / profile)
-        with self._asked() as client:
+        with self.asked() as client:
             found = client.get_experiment_by_name(name) or _new_experiment(client, name, place)
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)
@@ -128,14 +134,15 @@ class Store:
         """Iterate over the runs of an experiment, or over those of one fingerprint, newest first."""
         question, token = f"tags.fingerprint = '{fingerprint}'" if fingerprint else "", None
         while True:
-            with self._asked() as client:
+            with self.asked() as client:
                 page = client.search_runs([experiment], question, max_results=200, page_token=token)
             for run in page:
                 tags, finished = run.data.tags, run.info.status == "FINISHED"
                 yield StoredRun(
                     run_id=run.info.run_id,
                     fingerprint=tags.get("fingerprint", ""),
-                    complete=finished and tags.get("complete") == "yes",
+                    content=tags.get("content") if finished else None,
+                    params=run.data.params,
                     metrics=run.data.metrics,
                 )
             token = page.token
@@ -144,14 +151,14 @@ class Store:
 
     def begin(self, experiment: str, name: str, *, tags: Mapping[str, str], started: int) -> str:
         """Create a run and return its id; `started` in milliseconds since 1970."""
-        with self._asked() as client:
+        with self.asked() as client:
             return str(client.create_run(experiment, started, dict(tags), name).info.run_id)
 
     def write(
         self, run: str, *, scalars: Sequence[Scalar] = (), params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
     ) -> None:
         """Add scalars, parameters and tags to a run, in as few requests as MLflow allows."""
-        with self._asked() as client:
+        with self.asked() as client:
             from mlflow.entities import Metric, Param, RunTag
 
             metrics = [Metric(scalar.name, scalar.value, scalar.at, scalar.step) for scalar in scalars]
@@ -160,23 +167,32 @@ class Store:
                 client.log_batch(run, metrics=metrics[:800], params=texts[:100], tags=marks[:100])
                 metrics, texts, marks = metrics[800:], texts[100:], marks[100:]
 
+    def name_data(self, run: str, data: Data) -> None:
+        """Say what a run read; saying it again changes nothing."""
+        with self.asked() as client:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            source = json.dumps({"sha256": data.digest})
+            dataset = Dataset(data.name, data.digest[:36], "local", source)  # MLflow keeps 36 characters
+            client.log_inputs(run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)])])
+
     def add_files(self, run: str, folder: Path, *, under: str | None = None) -> None:
         """Copy the files of a folder to a run."""
-        with self._asked() as client:
+        with self.asked() as client:
             client.log_artifacts(run, str(folder), under)
 
     def end(self, run: str, status: Literal["FINISHED", "FAILED", "KILLED"], *, ended: int | None = None) -> None:
         """Set the last status of a run; `ended` in milliseconds since 1970, None for now."""
-        with self._asked() as client:
+        with self.asked() as client:
             client.set_terminated(run, status, ended)
 
     def delete(self, run: str) -> None:
         """Delete a run, as the button in MLflow's pages does."""
-        with self._asked() as client:
+        with self.asked() as client:
             client.delete_run(run)
 
     @contextmanager
-    def _asked(self) -> Iterator[MlflowClient]:
+    def asked(self) -> Iterator[MlflowClient]:
         """Yield a client of a store that can be used; a sqlite file that does not exist is created.
 
         What the store throws becomes a sentence for the user; errors of our own pass.

@@ -711,7 +711,7 @@ def test_circuits_and_transformers_are_shown_as_runs(told):
         for entry in entries(told.runs, told.runs / "none", "made-up")
     }
     circuit = found["train_circuit", "rooms"]
-    assert [path.name for path in circuit.pictures] == ["samples.png", "completions.png"]
+    assert list(circuit.files) == ["samples.png", "completions.png"]
     assert circuit.params["circuit.states"] == "64"
     chosen = {"chosen.structure": "hclt", "chosen.tie": "untied", "chosen.spread": "0.3", "data_hash": "ab" * 32}
     assert chosen.items() <= circuit.tags.items()

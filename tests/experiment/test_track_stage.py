@@ -161,7 +161,10 @@ def test_ui_serves_the_runs_and_ends_when_told(root, call, monkeypatch):
         experiment = re.search(r"experiments/(\d+)/runs", link)[1]
         (found,) = ask(server, {"experiment_ids": [experiment], "filter": "tags.kind = 'train'"})["runs"]
         assert found["info"]["status"] == "FINISHED"
-        assert call(ui, "--port", str(free_port())) == (0, f"The runs are at {link}\n", "")
+        status, links, complaint = call(ui, "--port", str(free_port()))
+        assert (status, complaint) == (0, "")
+        assert links.splitlines()[0] == f"The runs are at {link}"
+        assert "searchFilter=tags.kind%20%3D%20%27row%27&compareRunsMode=CHART" in links.splitlines()[1]
     for _ in range(100):  # the server ends with the stage
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             time.sleep(0.1)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -16,165 +17,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiment.tracked import (
+    MASKS,
+    ask,
+    bring_up_to_date,
+    curve,
+    files,
+    history,
+    runs,
+    train_record,
+    write_cells,
+    write_json,
+    write_scores,
+    write_training,
+)
+from pipeline.data.images import Sample
+from pipeline.data.shards import write
 from pipeline.errors import InputError
-from pipeline.experiment import tracking
-from pipeline.experiment.trackable import contact_sheet, entries, flat
+from pipeline.experiment.entry import flat
+from pipeline.experiment.trackable import entries
 from pipeline.experiment.tracking import Report, Store, TrackingError, open_store, project
 
 REPOSITORY = Path(__file__).parents[2]
-MASKS = ("left", "expand")
-
-
-# ---- records as the stages write them -------------------------------------------------------------------------------
-
-
-def write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def train_record(fingerprint: str = "f" * 64, **changes) -> dict:
-    return {
-        "schema": 1,
-        "kind": "train",
-        "stage": "train_ddpm",
-        "dataset": "faces",
-        "fingerprint": fingerprint,
-        "profile": "embedded",
-        "params": {"steps": 300, "unet": {"channels": [32, 64], "dropout": 0.0}, "dataset": "a clash", "ema": None},
-        "inputs": {"data": "d" * 64, "code": "c" * 64},
-        "metrics": {"val/loss": 0.25, "train/final": 0.5},
-        "artifacts": ["samples.png"],
-        "measured": {
-            "seconds": 12.5,
-            "started": "2025-03-04T05:06:07+00:00",
-            "device": "cpu",
-            "hardware": {"cpu": "toy"},
-            "versions": {"torch": "2"},
-            "git_commit": "abc123",
-            "execution": "e1",
-        },
-    } | changes
-
-
-def curve(steps: int = 5) -> list[dict]:
-    return [
-        {"step": step, "seconds": step / 10, "metrics": {"train/loss": 1 / (1 + step), "val/loss": 2 / (1 + step)}}
-        for step in range(steps)
-    ]
-
-
-def write_training(root: Path, record: dict, points: list[dict]) -> Path:
-    folder = root / "runs" / "embedded" / "ddpm" / record["dataset"]
-    write_json(folder / "record.json", record)
-    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "samples.png")
-    return folder
-
-
-def cell_record(mask: str, method: str = "ddnm", dataset: str = "faces") -> dict:
-    return {
-        "schema": 1,
-        "kind": "cell",
-        "fingerprint": f"{dataset}-{method}-{mask}-fingerprint",
-        "profile": "embedded",
-        "dataset": dataset,
-        "mask": mask,
-        "method": method,
-        "params": {"steps": 50, "eta": 0.85, "samples": "a clash"},
-        "seed": 7,
-        "image_size": 16,
-        "image_ids": [f"{index:03d}" for index in range(10)],
-        "samples": 2,
-        "inputs": {"data": "d" * 64, "masks": "m" * 64, "denoiser": "n" * 64, "code": "c" * 64},
-        "evaluations": {"forwards": 50.0, "backwards": 0.0, "circuit": 0.0, "codec": 0.0},
-        "measured": {
-            "seconds_per_image": 0.5,
-            "batch_size": 8,
-            "started": "2025-03-04T06:00:00+00:00",
-            "device": "cpu",
-            "hardware": {},
-            "versions": {},
-            "git_commit": "abc123",
-            "execution": "e1",
-        },
-    }
-
-
-def write_cells(root: Path, method: str = "ddnm", dataset: str = "faces") -> list[dict]:
-    records = [cell_record(mask, method, dataset) for mask in MASKS]
-    folder = root / "runs" / "embedded" / "inpaint" / dataset / method
-    write_json(folder / "cells.json", {"cells": records})
-    for record in records:
-        samples = np.random.default_rng(0).integers(0, 256, (10, 2, 16, 16, 3), np.uint8)
-        known = np.zeros((10, 16, 16), bool)
-        known[:, :, 8:] = True
-        blob = np.frombuffer(json.dumps(record).encode(), np.uint8)
-        np.savez(folder / f"{record['mask']}.npz", samples=samples, known=known, record=blob)
-        store = root / "work" / "cells"
-        store.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / f"{record['mask']}.npz", store / f"{record['fingerprint']}.npz")
-    return records
-
-
-def write_scores(root: Path, records: list[dict], metrics: dict[str, float], dataset: str = "faces") -> None:
-    keys = ("dataset", "mask", "method", "fingerprint")
-    counts = {"images": 10, "samples": 2}
-    cells = [{key: record[key] for key in keys} | counts | {"metrics": metrics} for record in records]
-    score = {"schema": 1, "dataset": dataset, "lpips": {"column": "lpips_domain"}, "cells": cells}
-    write_json(root / "runs" / "embedded" / "scores" / dataset / "score.json", score)
-
-
-# ---- stores ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name in [*tracking.DEFAULTS, "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI"]:
-        monkeypatch.setenv(name, "")  # so that what `open_store` sets is undone
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-
-
-@pytest.fixture(scope="session")
-def schema(tmp_path_factory) -> Path:
-    """A database whose tables exist: creating them takes seconds."""
-    root = tmp_path_factory.mktemp("schema")
-    open_store(root).experiment("unused")
-    return root / "mlflow.db"
+pytestmark = pytest.mark.usefixtures("no_mlflow_settings")
 
 
 @pytest.fixture
-def root(tmp_path, schema) -> Path:
-    shutil.copy(schema, tmp_path / "mlflow.db")
-    return tmp_path
-
-
-def bring_up_to_date(root: Path) -> Report:
-    return project(open_store(root), root / "runs", root / "work" / "cells", "embedded")
-
-
-def ask(root: Path):
-    """MLflow's own client, imported when its telemetry is off."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{root}/mlflow.db")
-
-
-def runs(root: Path, question: str = "", profile: str = "embedded") -> list:
-    client = ask(root)
-    experiment = client.get_experiment_by_name(f"tiramisu/{profile}")
-    return list(client.search_runs([experiment.experiment_id], question)) if experiment else []
-
-
-def history(root: Path, run, name: str) -> list[tuple[int, float]]:
-    points = ask(root).get_metric_history(run.info.run_id, name)
-    return sorted((point.step, point.value) for point in points)
-
-
-def files(run) -> set[str]:
-    home = Path(run.info.artifact_uri.removeprefix("file://"))
-    return {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+def root(tracked_root) -> Path:
+    return tracked_root
 
 
 # ---- what is on disk is shown ---------------------------------------------------------------------------------------
@@ -222,20 +92,73 @@ def test_cells_are_found_by_params_and_tags(root):
     assert run.data.params["samples"] == "2"
     assert run.data.params["params.samples"] == "a clash"
     assert run.data.metrics["evaluations/forwards"] == 50
-    assert files(run) == {"record.json", "samples.png"}
+    assert {"record.json", "samples.png"} <= files(run)
     assert json.loads((Path(run.info.artifact_uri.removeprefix("file://")) / "record.json").read_text()) == records[0]
 
 
-def test_contact_sheet_shows_grey_where_hidden(root):
+def open_picture(run, name: str) -> np.ndarray:
+    (path,) = Path(run.info.artifact_uri.removeprefix("file://")).glob(name)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_pictures_show_grey_where_hidden(root):
     (record, _) = write_cells(root)
-    npz = root / "work" / "cells" / f"{record['fingerprint']}.npz"
-    sheet = contact_sheet(npz)
-    assert sheet.shape == (2 * 18, 8 * 18, 3)
-    assert sheet.dtype == np.uint8
-    assert (sheet[1:17, 1:9] == 128).all()
-    sample = np.load(npz)["samples"][0, 0]
-    np.testing.assert_array_equal(sheet[1:17, 9:17], sample[:, 8:])
-    np.testing.assert_array_equal(sheet[19:35, 1:17], sample)
+    bring_up_to_date(root)
+    (run,) = runs(root, "tags.mask = 'left'")
+    sheet = open_picture(run, "samples.png")
+    side = 128 + 2  # 16 pixels, each enlarged to 8 x 8, in a frame
+    assert sheet.shape == (2 * side, 8 * side, 3)
+    assert (sheet[1:129, 1:65] == 128).all()
+    sample = np.load(root / "work" / "cells" / f"{record['fingerprint']}.npz")["samples"][0, 0]
+    np.testing.assert_array_equal(sheet[1:129:8, 65:129:8], sample[:, 8:])
+    np.testing.assert_array_equal(sheet[side + 1 : side + 129 : 8, 1:129:8], sample)
+
+
+def write_dataset(root: Path) -> tuple[str, np.ndarray]:
+    """Write a dataset; return digest and images of its test split."""
+    images = np.random.default_rng(1).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    samples = [Sample(key=f"{index:03d}", image=image, attributes=None) for index, image in enumerate(images)]
+    splits = {"train": samples[11:], "val": samples[10:11], "test": samples[:10]}
+    data = write(root / "runs/embedded/data/faces", splits, dataset="faces", image_size=16, source={}, seed=0)
+    return data["splits"]["test"]["digest"], images[:10]
+
+
+def test_pages_show_what_was_seen_the_completion_and_the_truth(root):
+    write_cells(root)
+    digest, truth = write_dataset(root)
+    path = root / "runs/embedded/inpaint/faces/ddnm/cells.json"
+    path.write_text(path.read_text().replace("d" * 64, digest))
+    bring_up_to_date(root)
+    (run,) = runs(root, "tags.mask = 'left'")
+    assert len([name for name in files(run) if name.startswith("images/")]) == 2 * 8
+    for kind in ("3.png", "3+compressed.webp"):
+        page = open_picture(run, f"images/completion+step+3+*{kind}")
+        assert page.shape == (3 * 130, 3 * 130, 3)
+        np.testing.assert_array_equal(page[1:129:8, 261:389:8], truth[3])
+
+
+def test_images_of_another_dataset_are_not_shown_as_the_truth(root):
+    write_cells(root)
+    write_dataset(root)
+    bring_up_to_date(root)
+    (run,) = runs(root, "tags.mask = 'left'")
+    assert open_picture(run, "samples.png").shape == (2 * 130, 8 * 130, 3)
+
+
+def test_pages_are_named_as_mlflow_names_them(root):
+    """What `log_image` writes is what MLflow's pages look for; our files must differ in nothing but time and id."""
+    write_cells(root)
+    bring_up_to_date(root)
+    (run,) = runs(root, "tags.mask = 'left'")
+    twin = ask(root).create_run(run.info.experiment_id)
+    ask(root).log_image(twin.info.run_id, np.zeros((4, 4, 3), np.uint8), key="completion", step=3)
+    twin = ask(root).get_run(twin.info.run_id)
+
+    def anonymous(names: set[str]) -> set[str]:
+        return {re.sub(r"timestamp\+\d+\+[0-9a-f-]+", "timestamp+ID", name) for name in names if "+step+3+" in name}
+
+    assert anonymous(files(run)) == anonymous(files(twin)) != set()
+    assert run.data.tags["mlflow.loggedImages"] == twin.data.tags["mlflow.loggedImages"]
 
 
 def test_cell_without_npz_is_shown_without_picture(root, caplog):
@@ -244,18 +167,19 @@ def test_cell_without_npz_is_shown_without_picture(root, caplog):
     (root / "runs/embedded/inpaint/faces/ddnm/left.npz").unlink()
     assert bring_up_to_date(root) == Report(created=2)
     assert "1 cells" in caplog.text
-    assert [files(run) for mask in MASKS for run in runs(root, f"tags.mask = '{mask}'")] == [
-        {"record.json"},
-        {"record.json", "samples.png"},
-    ]
+    shown = [files(run) for mask in MASKS for run in runs(root, f"tags.mask = '{mask}'")]
+    assert shown[0] == {"record.json"}
+    assert "samples.png" in shown[1]
 
 
 def test_projecting_twice_changes_nothing(root):
     write_training(root, train_record(), curve())
-    write_scores(root, write_cells(root), {"psnr": 20.5, "ssim": float("nan"), "psnr_hidden": float("inf")})
+    write_scores(
+        root, write_cells(root), {"lpips_domain": 0.5, "psnr": 20.5, "ssim": float("nan"), "psnr_hidden": float("inf")}
+    )
     bring_up_to_date(root)
     before = [repr(run.to_dictionary()) for run in runs(root)]  # as text, where NaN equals NaN
-    assert bring_up_to_date(root) == Report(present=3)
+    assert bring_up_to_date(root) == Report(present=4)
     assert [repr(run.to_dictionary()) for run in runs(root)] == before
 
 
@@ -265,20 +189,20 @@ def test_scores_are_joined_by_fingerprint_and_follow_the_file(root):
     ids = {run.info.run_id for run in runs(root)}
 
     write_scores(root, records[:1], {"lpips_domain": 0.4, "psnr": 20.0})
-    assert bring_up_to_date(root) == Report(updated=1, present=1)
+    assert bring_up_to_date(root) == Report(updated=1, present=1, created=1)  # a row begins
     write_scores(root, records, {"lpips_domain": 0.3, "psnr": 20.0})
-    assert bring_up_to_date(root) == Report(updated=2)
+    assert bring_up_to_date(root) == Report(updated=3)
     assert {run.data.metrics["lpips_domain"] for run in runs(root)} == {0.3}
-    assert {run.info.run_id for run in runs(root)} == ids
+    assert {run.info.run_id for run in runs(root, "tags.kind = 'cell'")} == ids
 
     write_scores(root, records, {"lpips": 0.2, "psnr": 20.0})  # lpips_domain must not linger
-    assert bring_up_to_date(root) == Report(updated=2)
-    assert [set(run.data.metrics) & {"lpips", "lpips_domain", "psnr"} for run in runs(root)] == [{"lpips", "psnr"}] * 2
+    assert bring_up_to_date(root) == Report(updated=3)
+    assert [set(run.data.metrics) & {"lpips", "lpips_domain", "psnr"} for run in runs(root)] == [{"lpips", "psnr"}] * 3
 
 
 def test_deleted_database_is_rebuilt(root, schema):
     write_training(root, train_record(), curve())
-    write_scores(root, write_cells(root), {"psnr": 20.0})
+    write_scores(root, write_cells(root), {"lpips_domain": 0.5, "psnr": 20.0})
     bring_up_to_date(root)
 
     def contents():
@@ -288,7 +212,7 @@ def test_deleted_database_is_rebuilt(root, schema):
     before = contents()
     shutil.copy(schema, root / "mlflow.db")
     assert runs(root) == []
-    assert bring_up_to_date(root) == Report(created=3)
+    assert bring_up_to_date(root) == Report(created=4)
     assert contents() == before
 
 
@@ -347,12 +271,10 @@ def test_live_run_is_seen_while_it_goes_on_and_completed(root):
     with open_store(root).train_run(running()) as run:
         for point in curve(200)[:150]:
             run.metrics(point["step"], point["metrics"])
-        run.image("step_000100", np.full((4, 4, 3), 9, np.uint8))
         (live,) = runs(root)
         assert live.info.status == "RUNNING"
         assert live.data.params["unet.channels"] == "[32, 64]"
         assert len(history(root, live, "train/loss")) >= 100
-        assert files(live) == {"images/step_000100.png"}
         run.finish(train_record(), folder)
     write_json(folder / "record.json", train_record())
 
@@ -361,7 +283,7 @@ def test_live_run_is_seen_while_it_goes_on_and_completed(root):
     assert done.info.status == "FINISHED"
     assert history(root, done, "train/loss") == [(step, 1 / (1 + step)) for step in range(200)]
     assert done.data.metrics["val/loss"] == 0.25
-    assert files(done) == {"images/step_000100.png", "record.json", "samples.png"}
+    assert files(done) == {"record.json", "samples.png"}
     assert bring_up_to_date(root) == Report(present=1)
 
 
@@ -500,7 +422,6 @@ def train_with(store: Store, root: Path) -> float:
     with store.train_run(running()) as run:
         for step in range(1000):
             run.metrics(step, {"train/loss": 1.0})
-        run.image("samples", folder / "samples.png")
         run.finish(train_record(), folder)
     store.attempt(lambda: project(store, root / "runs", root / "work" / "cells", "embedded"))
     return time.perf_counter() - start
@@ -560,6 +481,19 @@ def test_moved_experiments_are_noticed(root, tmp_path_factory):
     shutil.copytree(root, moved, dirs_exist_ok=True)
     with pytest.raises(TrackingError, match="moved"):
         bring_up_to_date(moved)
+
+
+def test_folders_may_share_a_store(root, tmp_path_factory, monkeypatch):
+    """As the experiments of `dvc exp run --queue` do, each in a copy of the folder."""
+    write_cells(root)
+    bring_up_to_date(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    other = tmp_path_factory.mktemp("queued")
+    write_cells(other, method="blended")
+    assert bring_up_to_date(other) == Report(created=2)
+    assert len(runs(root)) == 4
+    assert all("record.json" in files(run) for run in runs(root))
+    assert not (other / "mlartifacts").exists()
 
 
 def test_folder_name_may_hold_blanks_and_percent_signs(tmp_path, schema):
