@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from pipeline.experiment import runtime
 from pipeline.experiment.guides import load_prior
-from pipeline.experiment.inpaint import run_cells
+from pipeline.experiment.inpaint import Bench, plain, run_cells
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.metering import TimedMeter
 from pipeline.experiment.params import Params
@@ -20,16 +20,25 @@ def inpaint_steered(params: Params, layout: Layout, dataset: str, name: str) -> 
     Raises:
         CheckpointError: a part of what steers is missing or damaged, or does not go with the others.
     """
-    runtime.make_deterministic()
-    run_cells(open_steered(params, layout, dataset, name))
+    run_cells(Bench(params=params, layout=layout, enter=steered), dataset, name)
 
 
 def open_steered(params: Params, layout: Layout, dataset: str, name: str) -> Sweep:
     """Load what the cells share."""
+    return open_sweep(params, layout, dataset, steered(params, layout, dataset, name))
+
+
+def any_row(params: Params, layout: Layout, dataset: str, name: str) -> Contestant:
+    """A method as it is, or steered: whichever has this name."""
+    return (steered if name in params.steered else plain)(params, layout, dataset, name)
+
+
+def steered(params: Params, layout: Layout, dataset: str, name: str) -> Contestant:
+    """A steered row, with the trained parts that steer it."""
     row, device = params.row(name), runtime.choose_device()
     prior, inputs = load_prior(params, layout, dataset, device)
     base, meter = params.method(name), TimedMeter(device)
-    contestant = Contestant(
+    return Contestant(
         name=name,
         method=Steered(base=base, steering=row.steering, prior=prior, warm=row.warm, meter=meter),
         params={"base": row.base, "warm": row.warm, "steering": asdict(row.steering), row.base: asdict(base)},
@@ -37,4 +46,3 @@ def open_steered(params: Params, layout: Layout, dataset: str, name: str) -> Swe
         inputs=inputs,
         meter=meter,
     )
-    return open_sweep(params, layout, dataset, contestant)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+WORK = "TIRAMISU_WORK"
+"""Environment variable that names a folder instead of `work`: one for all copies of the repository that DVC makes."""
 
 
 @dataclass(frozen=True)
@@ -11,7 +15,7 @@ class Layout:
     """Paths of one profile below the root of the repository.
 
     `runs/<profile>` and `reports/<profile>` hold outputs of DVC stages; `work` holds what must survive a stage being
-    started again: finished cells, checkpoints of trainings under way, decoded images.
+    started again: finished cells, checkpoints of trainings under way, decoded images, logs.
     """
 
     root: Path
@@ -28,18 +32,28 @@ class Layout:
         return self.root / "reports" / self.profile
 
     @property
+    def work(self) -> Path:
+        """What must survive a stage being started again: TIRAMISU_WORK, else the folder of that name."""
+        return self.root / (os.environ.get(WORK) or "work")
+
+    @property
     def cells(self) -> Path:
         """The content-addressed store of finished sweep cells, shared by all profiles."""
-        return self.root / "work" / "cells"
+        return self.work / "cells"
+
+    @property
+    def logs(self) -> Path:
+        """A log for each cell that a worker ran."""
+        return self.work / "logs" / self.profile
 
     @property
     def cache(self) -> Path:
         """Decoded images, by the digest of their shards."""
-        return self.root / "work" / "cache"
+        return self.work / "cache"
 
     def training(self, stage: str, name: str, fingerprint: str) -> Path:
         """Checkpoints of a training under way."""
-        return self.root / "work" / "train" / f"{stage}-{name}-{fingerprint[:16]}"
+        return self.work / "train" / f"{stage}-{name}-{fingerprint[:16]}"
 
     def data(self, dataset: str) -> Path:
         """Shards and manifest of a dataset."""
