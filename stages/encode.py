@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.encode import encode
 
-    encode(*opened(), dataset)
+    encode(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.fit_steering import fit_steering
 
-    fit_steering(*opened(), dataset)
+    fit_steering(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from stages.command import opened, run
+from stages.command import Parser, opened, run
 
 
 def main(given: argparse.Namespace) -> None:
@@ -11,7 +11,7 @@ def main(given: argparse.Namespace) -> None:
     from pipeline.experiment.fuse import LEVELS, fuse
 
     fuse(
-        *opened(),
+        *opened(dataset=given.dataset),
         given.dataset,
         own=given.reference,
         pairs=given.pair,
@@ -22,7 +22,7 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m stages.fuse", description=__doc__)
+    parser = Parser(prog="python -m stages.fuse", description=__doc__)
     parser.add_argument("--dataset", required=True, help="whose models are used")
     parser.add_argument(
         "--reference",

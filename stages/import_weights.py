@@ -6,10 +6,9 @@ docs/checkpoints.md says which files fit.
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
-from stages.command import run
+from stages.command import Parser, run
 
 if TYPE_CHECKING:
     from pipeline.diffusion.published import Order
@@ -30,9 +29,7 @@ def main(kind: Kind, checkpoint: str, out: str, order: Order, profile: str | Non
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.import_weights", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser(prog="python -m stages.import_weights", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kind", required=True, choices=["unet", "vqgan"], help="what the checkpoint holds")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=".safetensors, .pt or .ckpt")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="receives model.safetensors and model.json")

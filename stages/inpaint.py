@@ -7,7 +7,7 @@ def main(dataset: str, method: str) -> None:
     """Run the stage for one dataset and method, all masks."""
     from pipeline.experiment.inpaint import inpaint
 
-    inpaint(*opened(), dataset, method)
+    inpaint(*opened(dataset=dataset, method=method), dataset, method)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from stages.command import opened, run
+from stages.command import Parser, opened, run
 
 GIVEN = """\
 IMAGE is a PNG, JPEG, WebP or BMP, or a folder of them; models see its centre square, reduced to image_size.
@@ -28,7 +28,7 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m stages.inpaint_files",
         description=__doc__,
         epilog=GIVEN,

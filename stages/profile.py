@@ -1,8 +1,6 @@
 """Write params.yaml for a profile: configs/base.yaml with the overlay configs/profiles/<name>.yaml."""
 
-import argparse
-
-from stages.command import run
+from stages.command import Parser, run
 
 
 def main(name: str, settings: list[str], data: str | None, force: bool) -> None:
@@ -23,7 +21,7 @@ def main(name: str, settings: list[str], data: str | None, force: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("name", help="a file of configs/profiles, without its extension")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="override a parameter"

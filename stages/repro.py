@@ -1,8 +1,6 @@
 """Run the whole pipeline, datasets side by side: `python -m stages.repro --jobs 3`, with the result of `dvc repro`."""
 
-import argparse
-
-from stages.command import opened, run
+from stages.command import Parser, opened, run
 
 
 def main(jobs: int | None) -> None:
@@ -14,7 +12,7 @@ def main(jobs: int | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m stages.repro", description=__doc__)
+    parser = Parser(prog="python -m stages.repro", description=__doc__)
     parser.add_argument("--jobs", type=int, help="datasets at once; 1 is `dvc repro`")
     given = parser.parse_args()
     run(lambda: main(given.jobs))

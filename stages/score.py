@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.score import score
 
-    score(*opened(), dataset)
+    score(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Compute every cell of the sweep that is missing, wherever cells run; `dvc repro` then only assembles them."""
 
-import argparse
-
-from stages.command import opened, run
+from stages.command import Parser, opened, run
 
 
 def main(engine: str | None, datasets: list[str], rows: list[str], masks: list[str]) -> None:
@@ -15,7 +13,7 @@ def main(engine: str | None, datasets: list[str], rows: list[str], masks: list[s
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m stages.sweep", description=__doc__)
+    parser = Parser(prog="python -m stages.sweep", description=__doc__)
     words = "inline, process[:WORKERS], ray[:WORKERS], ray:[WORKERS@]ADDRESS; default: TIRAMISU_ENGINE, else inline"
     parser.add_argument("--engine", help=words)
     for name in ("datasets", "rows", "masks"):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from pipeline.errors import UserError
+from stages.command import Parser
 
 
 def main() -> int:
     """Project the records of the profile in params.yaml; exit 2 with one sentence if the store cannot be used."""
-    argparse.ArgumentParser(prog="python -m stages.track", description=__doc__).parse_args()
+    Parser(prog="python -m stages.track", description=__doc__).parse_args()
     from pipeline.experiment.layout import Layout, find_root
     from pipeline.experiment.params import load_params
     from pipeline.experiment.registry import register

@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.train_circuit import train_circuit
 
-    train_circuit(*opened(), dataset)
+    train_circuit(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

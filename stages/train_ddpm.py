@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.train_ddpm import train_ddpm
 
-    train_ddpm(*opened(), dataset)
+    train_ddpm(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.train_transformer import train_transformer
 
-    train_transformer(*opened(), dataset)
+    train_transformer(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ def main(dataset: str) -> None:
     """Run the stage for one dataset."""
     from pipeline.experiment.train_vqgan import train_vqgan
 
-    train_vqgan(*opened(), dataset)
+    train_vqgan(*opened(dataset=dataset), dataset)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ If MLFLOW_TRACKING_URI names a server, that server shows the pages, and only the
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipeline.errors import UserError
+from stages.command import Parser
 
 if TYPE_CHECKING:
     from pipeline.experiment.tracking import Store
@@ -34,7 +34,7 @@ LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY
 
 def main() -> int:
     """Serve the runs of the profile in params.yaml until interrupted; exit 2 with one sentence if that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m stages.ui", description=__doc__)
+    parser = Parser(prog="python -m stages.ui", description=__doc__)
     parser.add_argument("--port", type=int, default=5000)
     port = parser.parse_args().port
     try:

@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 def test_an_unreadable_description_is_refused(tmp_path, text):
     save_weights(tmp_path, Small(), {})
     (tmp_path / "model.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"model\.json: expected the description .* train it first"):
+    with pytest.raises(CheckpointError, match=r"model\.json: expected the description .* train it (first|again)"):
         load_weights(tmp_path, Small())
 
 
@@ -119,7 +119,7 @@ def test_a_file_of_another_kind_is_refused_even_if_its_hash_is_right(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     sha256 = hashlib.sha256(b"not tensors").hexdigest()
     (tmp_path / "model.json").write_text(json.dumps({"sha256": sha256}))
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_weights(tmp_path, Small())
 
 

@@ -72,10 +72,11 @@ def check_ties(table: Sequence[int], tokens: int) -> None:
     Raises:
         ConfigError: another number of tokens, or table numbers that are not 0..T-1.
     """
-    if len(table) != tokens or set(table) != set(range(max(table) + 1)):
+    names = sorted(set(table))
+    if len(table) != tokens or names != [*range(len(names))]:
         raise ConfigError(
             f"ties must name one of the tables 0..T-1 for each of {tokens} tokens, but there are {len(table)} names, "
-            f"{len(set(table))} different ones up to {max(table, default=-1)}"
+            f"{len(names)} different ones up to {max(table, default=-1)}"
         )
 
 

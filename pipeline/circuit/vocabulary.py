@@ -59,7 +59,28 @@ class Vocabulary:
 
     @classmethod
     def from_lists(cls, kept: Sequence[int], compact: Sequence[int], log_share: Sequence[float]) -> Vocabulary:
-        """Read what `to_json` wrote."""
+        """Read what was written as lists.
+
+        Raises:
+            ConfigError: kept codes are not ascending codes, a code is not written with one of them, a kept one not with
+                itself, or the shares of those written with one kept code do not sum to 1.
+        """
+        codes = len(compact)
+        if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < codes:
+            raise ConfigError(f"vocabulary.kept should hold some of the codes 0 to {codes - 1}, ascending")
+        if not all(0 <= code < len(kept) for code in compact) or any(compact[c] != k for k, c in enumerate(kept)):
+            raise ConfigError(
+                f"vocabulary.compact should name one of the {len(kept)} kept codes for each of {codes}, for a kept one "
+                "itself"
+            )
+        share = torch.tensor(log_share, dtype=torch.float64).exp()
+        total = torch.zeros(len(kept), dtype=torch.float64)
+        if len(share) == codes:
+            total.index_add_(0, torch.tensor(compact), share)
+        if not torch.allclose(total, torch.ones_like(total), rtol=0.0, atol=1e-6):
+            raise ConfigError(
+                f"vocabulary.log_share should hold {codes} logs of shares, which sum to 1 for each kept code"
+            )
         return cls(torch.tensor(kept), torch.tensor(compact), torch.tensor(log_share, dtype=torch.float64))
 
     def __len__(self) -> int:

@@ -18,15 +18,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, misfit, reason
 from pipeline.files import replacing
+from pipeline.weights import check_fit, check_hash, fill, read_tensors
 
 SMALLEST = 16  # pixels a side: four halvings leave one
+LARGEST = 10_000  # channels or classes that a record may speak of
 WEIGHTS, RECORD = "trunk.safetensors", "trunk.json"
 
 
@@ -139,19 +140,11 @@ def load_trunk(folder: Path) -> Trunk:
     """
     config, expected = _read_record(folder / RECORD)
     weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise CheckpointError(f"{weights}: expected the weights of the perceptual trunk, found none; train it first.")
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if sha256 != expected:
-        raise CheckpointError(
-            f"{weights}: expected sha256 {expected}, as {RECORD} beside it says, got {sha256}; the two come from "
-            "different trainings or the file is damaged, so train the trunk again."
-        )
-    trunk = Trunk(config)
-    try:
-        trunk.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{weights}: expected the weights of {config}, got others: {error}") from error
+    check_hash(weights, expected, RECORD)
+    with torch.device("meta"):  # shapes without memory, until the weights are known to have them
+        trunk = Trunk(config)
+    check_fit(trunk, tensors := read_tensors(weights), str(weights))
+    fill(trunk.to_empty(device="cpu"), tensors, str(weights))
     return trunk.eval().requires_grad_(False)
 
 
@@ -160,12 +153,20 @@ def _read_record(path: Path) -> tuple[TrunkConfig, str]:
     if not path.is_file():
         raise CheckpointError(f"{path}: expected the record of the perceptual trunk, found none; train it first.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return TrunkConfig(**record["config"]), str(record["sha256"])
-    except (ValueError, TypeError, KeyError) as error:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: expected the record of a perceptual trunk, got something else: {error!r}"
+            f"{path}: expected the record of a perceptual trunk, but {reason(error)}; train the trunk again."
         ) from error
+    if wrong := misfit(record, {"sha256": str, "config": {"width": int, "heads": {str: int}}}):
+        raise CheckpointError(f"{path}: expected the record of a perceptual trunk, but {wrong}; train the trunk again.")
+    width, heads = record["config"]["width"], record["config"]["heads"]
+    if not (2 <= width <= LARGEST and heads and all(1 <= classes <= LARGEST for classes in heads.values())):
+        raise CheckpointError(
+            f"{path}: expected config.width and classes in config.heads up to {LARGEST}, but they are {width} and "
+            f"{list(heads.values())}; train the trunk again."
+        )
+    return TrunkConfig(width=width, heads=heads), record["sha256"]
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ import io
 import json
 import os
 import re
+import stat
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import InputError, UserError
+from pipeline.errors import Form, InputError, UserError, misfit, reason
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -45,6 +47,8 @@ PIXELS_LIMIT = 80_000_000
 """Larger pictures are taken for decompression bombs; 80 million pixels are 240 MB decoded."""
 BYTES_LIMIT = 256 * 2**20
 """Larger files are not opened."""
+INDEX: Form = {"keys": [str], "attributes": list | None}
+"""What `store_images` writes as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +174,10 @@ def open_images(stem: Path, shape: tuple[int, ...]) -> ImageSet | None:
     """Map what `store_images` wrote; None where it is missing or damaged and must be written again."""
     try:
         index = json.loads(stem.with_suffix(".json").read_bytes())
-        images = np.load(stem.with_suffix(".npy"), mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        images = np.lib.format.open_memmap(stem.with_suffix(".npy"), mode="r")
+    except Exception:  # numpy can fail in any way on an arbitrary file
         return None
-    if images.shape != shape or images.dtype != np.uint8 or len(index["keys"]) != shape[0]:
+    if images.shape != shape or images.dtype != np.uint8 or misfit(index, INDEX) or len(index["keys"]) != shape[0]:
         return None
     return ImageSet(keys=index["keys"], images=images, attributes=index["attributes"])
 
@@ -192,16 +196,25 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def read_file(path: Path, name: str) -> bytes:
+    """The bytes of a plain file; pipes and devices, which need not end, are not read.
+
+    Raises:
+        InputError: it cannot be opened, is something else, or is over the limit; the message begins with `name`.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{name}: cannot be opened (it is a folder, a pipe or a device); mend or remove it")
+        if found.st_size > BYTES_LIMIT:
+            raise InputError(f"{name}: the file is over the limit of {BYTES_LIMIT >> 20} MiB; reduce or remove it")
+        return path.read_bytes()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise InputError(f"{name}: cannot be opened ({reason(error)}); mend or remove it") from error
+
+
 def _read(source: Path | bytes, name: str) -> bytes:
-    if isinstance(source, bytes):
-        data = source
-    else:
-        try:
-            if source.stat().st_size > BYTES_LIMIT:
-                raise InputError(f"{name}: the file is over the limit of {BYTES_LIMIT >> 20} MiB; reduce or remove it")
-            data = source.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot be opened ({error.strerror or error}); mend or remove it") from error
+    data = source if isinstance(source, bytes) else read_file(source, name)
     if not data:
         raise InputError(f"{name}: the file is empty (0 bytes); replace or remove it")
     return data
@@ -219,13 +232,14 @@ def _decoding(name: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: over the limit of {PIXELS_LIMIT:,} pixels; reduce or remove it") from error
     except Exception as error:
-        raise InputError(f"{name}: truncated or damaged ({error}); replace or remove it") from error
+        raise InputError(f"{name}: truncated or damaged ({reason(error)}); replace or remove it") from error
 
 
 def _decode(data: bytes, smallest: int, name: str) -> Image.Image:
     """Decode to an upright RGB picture whose shorter side is at least `smallest`."""
     with _decoding(name):
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # told below
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > PIXELS_LIMIT:
             raise InputError(

@@ -20,7 +20,10 @@ The i-th `wide` mask is a function of i alone, everywhere and for ever: its numb
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +31,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 
 Known = NDArray[np.bool_]  # [H, W], True = seen
 MaskFunction = Callable[[int, int, int], Known]  # (height, width, index of the image) -> known
@@ -38,10 +41,9 @@ Polarity = Literal["known", "hidden"]
 
 FRAME = 256  # all geometry is given in pixels of a FRAME x FRAME image
 SMALLEST = 16  # below this height or width a strip or a stroke could vanish
-LARGEST_HOLE = (
-    0.4975  # LaMa's limit of 0.5 on the hidden fraction, less what sampling the shapes at another size may add
-)
+LARGEST_HOLE = 0.4975  # LaMa's limit of 0.5, less what sampling the shapes at another size may add
 CHECKED_SIZES = (32, 64, 128, 256)  # where a wide mask is held to it
+BYTES_LIMIT = 2**26  # larger files are no masks
 WIDE_SEED = 20_240_719  # any number does, as long as it never changes
 
 
@@ -123,12 +125,7 @@ def load_mask(path: Path, height: int, width: int, polarity: Polarity = "known")
     Raises:
         InputError: no such file, not a PNG, other values than 0 and 255, another size, or all pixels alike.
     """
-    grey = _read_grey(path)
-    if grey.shape != (height, width):
-        raise InputError(
-            f"{path}: expected a mask of {height} x {width} pixels (height x width), got {grey.shape[0]} x "
-            f"{grey.shape[1]}; masks are never resized, so draw it at the size of the images."
-        )
+    grey = _read_grey(path, height, width)
     white: Known = np.equal(grey, 255)
     if white.all() or not white.any():
         nothing = "hidden" if white.all() == (polarity == "known") else "known"
@@ -257,18 +254,31 @@ def _capsule(stroke: Stroke, radius: float, row: NDArray[np.float64], column: ND
     return np.asarray((beside & (length2 > 0)) | near_a | near_b)
 
 
-def _read_grey(path: Path) -> NDArray[np.uint8]:
+def _read_grey(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     """[H, W] with values 0 and 255, or an error that says what is wrong with the file."""
+    if not path.is_file() or path.stat().st_size > BYTES_LIMIT:  # a pipe or a device need not end
+        raise InputError(
+            f"{path}: expected a mask file of at most {BYTES_LIMIT >> 20} MiB, found none; check the path."
+        )
     try:
-        with Image.open(path) as image:
-            file_format, mode, pixels = image.format, image.mode, np.asarray(image.convert("RGBA"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a mask file, found none; check the path.") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: expected a PNG mask, got what cannot be read as an image ({error}).") from error
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(path.read_bytes())) as image:
+            file_format, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
+            if image.size != (width, height):  # before a picture of any size is decoded
+                raise InputError(
+                    f"{path}: expected a mask of {height} x {width} pixels (height x width), got {image.height} x "
+                    f"{image.width}; masks are never resized, so draw it at the size of the images."
+                )
+            pixels = np.asarray(image.convert("RGBA"))
+    except InputError:
+        raise
+    except Exception as error:  # on damaged files Pillow can fail in any way
+        said = re.sub(r" <.*", "", reason(error))
+        raise InputError(f"{path}: expected a PNG mask, got what cannot be read as an image ({said}).") from error
     grey: NDArray[np.uint8] = pixels[..., 0]
     values = np.unique(grey)
     plain = not mode.startswith("I") and (pixels[..., :3] == pixels[..., :1]).all() and (pixels[..., 3] == 255).all()
+    if frames > 1:
+        raise InputError(f"{path}: expected one mask, got an animation of {frames}; keep one PNG per mask.")
     if file_format == "PNG" and not plain:
         raise InputError(
             f"{path}: expected a black and white PNG, opaque, with 1 or 8 bits a channel; got colours, transparency or "

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from uuid import uuid4
 import numpy as np
 import webdataset
 
+from pipeline.data.census import Census
 from pipeline.data.images import (
     SPLITS,
     Advance,
@@ -36,13 +38,18 @@ from pipeline.data.images import (
     open_images,
     store_images,
 )
-from pipeline.errors import InputError
+from pipeline.data.tars import Members, content, open_tar
+from pipeline.errors import Form, InputError, misfit, reason
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 IMAGES_PER_SHARD = 1_000
 BYTES_PER_SHARD = 100 * 10**6
-LEAKS_SHOWN = 10
+SIZE_LIMIT = 4096
+"""Sides of pictures in pixels are at most this."""
+_SPLIT: Form = {"count": int, "digest": str, "shards": [{"name": str, "count": int, "sha256": str}]}
+FORM: Form = {"image_size": int, "seed": int, "source": dict, "splits": dict.fromkeys(SPLITS, _SPLIT)}
+"""What a manifest says, as far as it is read."""
 
 
 def write(
@@ -97,16 +104,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: There is none, or it was changed after it was written.
     """
     path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{path}: there is no dataset here; run the prepare stage first")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no dataset here; run the prepare stage first") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run the prepare stage again") from error
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); run the prepare stage again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise InputError(f"{path}: expected a manifest of schema {SCHEMA}; run the prepare stage again")
     if manifest.pop("digest", None) != (digest := _digest(manifest)):
         raise InputError(f"{path}: was changed after it was written; run the prepare stage again")
+    if wrong := misfit(manifest, FORM) or _strange(manifest):
+        raise InputError(f"{path}: expected a manifest of schema {SCHEMA}, but {wrong}; run the prepare stage again")
     return {**manifest, "digest": digest}
 
 
@@ -156,52 +165,11 @@ def read_split(folder: Path, split: Split, cache: Path, advance: Advance | None 
     if found is None:
         _check_shards(folder, record["shards"])
         cache.mkdir(parents=True, exist_ok=True)
-        store_images(_stored(folder, record["shards"], size), stem, shape, advance)
+        store_images(_stored(folder, record, size), stem, shape, advance)
         found = open_images(stem, shape)
     if found is None:
         raise InputError(f"{stem}.npy: cannot be read back after it was written; check the disk, or use another cache")
     return found
-
-
-@dataclass(kw_only=True)
-class _Census:
-    """What the splits have shown so far, to compare the next picture with; test and val must come before train."""
-
-    count: int = 0
-    classes: dict[str, int] | None = None
-    held_out: dict[bytes, tuple[Split, str]] = field(default_factory=dict)
-    """Hash of the pixels of every picture of test and val -> where it is."""
-    leaks: list[str] = field(default_factory=list)
-
-    def take(self, split: Split, sample: Sample) -> None:
-        pixels = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()
-        twin = self.held_out.get(pixels, (split, ""))
-        if twin[0] != split:
-            self.leaks.append(f"{twin[0]} {twin[1]} = {split} {sample.key}")
-        if split != "train":
-            self.held_out.setdefault(pixels, (split, sample.key))
-        if self.count == 0 and sample.attributes is not None:
-            self.classes = dict.fromkeys(sample.attributes, 1)
-        self._take_attributes(sample)
-        self.count += 1
-
-    def _take_attributes(self, sample: Sample) -> None:
-        expected, found = sorted(self.classes or {}), sorted(sample.attributes or {})
-        if expected != found:
-            raise InputError(
-                f"{sample.key}: has the attributes {found}, expected {expected} as in the pictures before it; give all "
-                "pictures of the dataset the same attributes, or none"
-            )
-        if self.classes is not None and sample.attributes is not None:
-            self.classes = {name: max(n, sample.attributes[name] + 1) for name, n in self.classes.items()}
-
-    def refuse_leaks(self) -> None:
-        if self.leaks:
-            more = len(self.leaks) - LEAKS_SHOWN
-            raise InputError(
-                f"two splits share pictures, so held-out results would flatter: {'; '.join(self.leaks[:LEAKS_SHOWN])}"
-                f"{f'; and {more} more' if more > 0 else ''}; remove one of each pair from the source"
-            )
 
 
 def _fill(
@@ -212,7 +180,7 @@ def _fill(
     advance: Advance | None,
 ) -> dict[str, Any]:
     """Write the shards of all splits and their manifest, which begins with `head`."""
-    census = _Census()
+    census = Census()
     write_split = partial(_write_split, folder, size=head["image_size"], census=census, advance=advance)
     records = {split: write_split(split, splits[split]) for split in reversed(SPLITS)}
     census.refuse_leaks()
@@ -225,7 +193,7 @@ def _fill(
 
 
 def _write_split(
-    folder: Path, split: Split, samples: Iterable[Sample], *, size: int, census: _Census, advance: Advance | None
+    folder: Path, split: Split, samples: Iterable[Sample], *, size: int, census: Census, advance: Advance | None
 ) -> dict[str, Any]:
     """Write the shards of one split and return its record for the manifest."""
     pattern = str(folder.resolve()).replace("%", "%%") + f"/{split}-%06d.tar"
@@ -251,16 +219,32 @@ def _write_split(
     return {"count": counts.total(), "digest": digest.hexdigest(), "shards": shards}
 
 
-def _stored(folder: Path, shards: list[dict[str, Any]], size: int) -> Iterator[Sample]:
-    """Read back what `_write_split` wrote.
+def _stored(folder: Path, record: Mapping[str, Any], size: int) -> Iterator[Sample]:
+    """Read back the split of `record` that `_write_split` wrote, and hold it to the split's digest."""
+    digest, count = hashlib.sha256(), 0
+    for shard in record["shards"]:
+        path = folder / shard["name"]
+        with open_tar(path) as (archive, samples):
+            for key, members in samples.items():
+                sample = _sample(archive, key, members, size, f"{path}: sample {key!r}")
+                _feed(digest, sample)
+                count += 1
+                yield sample
+    if (count, digest.hexdigest()) != (record["count"], record["digest"]):
+        raise InputError(f"{folder}: holds other pictures than {MANIFEST} says; run the prepare stage again")
 
-    By parts of the package: its `WebDataset` would deal shards out among workers and heed a cache set by the shell.
-    """
-    urls = [str((folder / shard["name"]).resolve()) for shard in shards]
-    for member in webdataset.DataPipeline(webdataset.SimpleShardList(urls), webdataset.tarfile_to_samples()):
-        key = member["__key__"]
-        attributes = json.loads(member["json"]) if "json" in member else None
-        yield Sample(key=key, image=load_image(member["png"], size, key), attributes=attributes)
+
+def _sample(archive: tarfile.TarFile, key: str, members: Members, size: int, name: str) -> Sample:
+    if not {"png"} <= members.keys() <= {"png", "json"}:
+        raise InputError(
+            f"{name} should be a .png and a .json, but is {', '.join(members)}; run the prepare stage again"
+        )
+    try:
+        labels = json.loads(content(archive, members["json"], name)) if "json" in members else None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: its .json cannot be read ({reason(error)}); run the prepare stage again") from error
+    image = load_image(content(archive, members["png"], name), size, name)
+    return Sample(key=key, image=image, attributes=labels)
 
 
 def _feed(digest: Any, sample: Sample) -> None:
@@ -275,6 +259,19 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _strange(manifest: Mapping[str, Any]) -> str | None:
+    """What a manifest of the right form says that cannot be."""
+    if not 1 <= manifest["image_size"] <= SIZE_LIMIT:
+        return f"image_size is {manifest['image_size']}"
+    for split, record in manifest["splits"].items():
+        for shard in record["shards"]:
+            if not re.fullmatch(rf"{re.escape(split)}-[0-9]{{6,}}\.tar", shard["name"]):
+                return f"splits.{split} names a shard {shard['name']!r}, which is none of that split"
+        if record["count"] < 1 or record["count"] != sum(shard["count"] for shard in record["shards"]):
+            return f"splits.{split}.count is {record['count']}, which is not what its shards hold"
+    return None
 
 
 def _check_shards(folder: Path, shards: list[dict[str, Any]]) -> None:

@@ -17,15 +17,16 @@ from difflib import get_close_matches
 from glob import glob
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import faces, objects, rooms
-from pipeline.data.images import BYTES_LIMIT, EXTENSIONS, SPLITS, Sample, Split, key_of, load_image
-from pipeline.errors import ConfigError, InputError
+from pipeline.data.images import EXTENSIONS, SPLITS, Sample, Split, key_of, load_image
+from pipeline.data.tars import Members, content, open_tar
+from pipeline.errors import ConfigError, InputError, reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,59 +243,29 @@ def _find_shards(source: ShardSet) -> dict[Split, list[Path]]:
 def _unpack(shards: list[Path], size: int, origin: dict[str, Path]) -> Iterator[Sample]:
     """Read shards one by one, in place; `origin` holds the shard of every key met so far, in any split."""
     for shard in shards:
-        try:
-            with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                samples = _group(archive, file, shard)
-                for stem in samples:
-                    if (first := origin.setdefault(stem, shard)) != shard:
-                        raise InputError(f"{shard}: the key {stem!r} is also in {first}; rename or remove one of them")
-                for stem, members in samples.items():
-                    yield _sample(archive, f"{shard}: sample {stem!r}", stem, members, size)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(f"{shard}: not a whole, uncompressed tar ({error}); fetch or write it again") from error
+        with open_tar(shard) as (archive, samples):
+            for stem in samples:
+                if (first := origin.setdefault(stem, shard)) != shard:
+                    raise InputError(f"{shard}: the key {stem!r} is also in {first}; rename or remove one of them")
+            for stem, members in samples.items():
+                yield _sample(archive, f"{shard}: sample {stem!r}", stem, members, size)
 
 
-def _group(archive: tarfile.TarFile, file: BinaryIO, shard: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """Sort a shard's members into samples, key -> extension -> member; refuse all but plain files and folders."""
-    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-    for member in archive.getmembers():
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
-            raise InputError(f"{shard}: member {member.name!r} is a link or leads outside; write the shard without it")
-        base, _, extension = path.name.partition(".")
-        if member.isfile() and base and extension:
-            members = samples.setdefault(str(path.parent / base), {})
-            if members.setdefault(extension.lower(), member) is not member:
-                raise InputError(f"{shard}: member {member.name!r} is there twice; write the shard with one of them")
-    file.seek(archive.offset)
-    tail = file.read(2**20)
-    if tail[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE) or tail.strip(b"\0"):
-        raise tarfile.ReadError("truncated, or joined to another tar: no end marker after the last readable member")
-    return samples
-
-
-def _sample(archive: tarfile.TarFile, name: str, stem: str, members: dict[str, tarfile.TarInfo], size: int) -> Sample:
+def _sample(archive: tarfile.TarFile, name: str, stem: str, members: Members, size: int) -> Sample:
     pictures = [member for extension, member in members.items() if extension.rpartition(".")[2] in EXTENSIONS]
     if len(pictures) != 1:
         names = ", ".join(member.name for member in members.values())
         raise InputError(f"{name} holds {len(pictures)} pictures, expected one (members: {names}); write the shard so")
-    image = load_image(_content(archive, pictures[0], name), size, f"{name}, {pictures[0].name}")
-    attributes = _attributes(_content(archive, members["json"], name), name) if "json" in members else None
+    image = load_image(content(archive, pictures[0], name), size, f"{name}, {pictures[0].name}")
+    attributes = _attributes(content(archive, members["json"], name), name) if "json" in members else None
     return Sample(key=key_of(stem), image=image, attributes=attributes)
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
-    stream = archive.extractfile(member)
-    if stream is None or member.size > BYTES_LIMIT:
-        raise InputError(f"{name}, {member.name}: over the limit of {BYTES_LIMIT >> 20} MiB; reduce or remove it")
-    return stream.read()
 
 
 def _attributes(data: bytes, name: str) -> dict[str, int] | None:
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: its .json member cannot be read ({error}); mend or remove it") from error
+        raise InputError(f"{name}: its .json member cannot be read ({reason(error)}); mend or remove it") from error
     if not isinstance(record, dict) or not record:
         return None
     return record if all(type(value) is int and 0 <= value < CLASSES_LIMIT for value in record.values()) else None

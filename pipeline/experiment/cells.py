@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.experiment.record import write_bytes
 
 log = logging.getLogger(__name__)
-
-DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy and zipfile raise on archives with flipped bits, cut archives, and files of other kinds."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +52,14 @@ def unpack(path: Path) -> Cell:
     Raises:
         InputError: the file is missing, damaged (every array carries a checksum), or not a cell.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a finished sweep cell, but found no file; run the stage inpaint.")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             record = json.loads(arrays["record"].tobytes())
             cell = Cell(record, arrays["samples"], arrays["known"])
-    except DAMAGE as error:
-        raise InputError(f"{path}: expected a finished sweep cell, but it cannot be read ({error!r}).") from error
+    except Exception as error:  # an arbitrary file can make numpy, zipfile and json fail in any way
+        raise InputError(f"{path}: expected a finished sweep cell, but it cannot be read ({reason(error)}).") from error
     shape, masks = cell.samples.shape, cell.known.shape
     right_types = isinstance(record, dict) and cell.samples.dtype == np.uint8 and cell.known.dtype == np.bool_
     if not right_types or len(shape) != 5 or masks != (shape[0], *shape[2:4]):

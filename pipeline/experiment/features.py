@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.experiment.cells import DAMAGE
+from pipeline.errors import InputError, reason
 from pipeline.experiment.record import write_bytes
 
 FILE = "features.npz"
@@ -64,10 +63,13 @@ def load_features(folder: Path, methods: Sequence[str]) -> Features:
         with np.load(path, allow_pickle=False) as arrays:
             known, completions = arrays["methods"].tolist(), np.moveaxis(arrays["completions"].astype(np.float64), 1, 2)
             truths, completed = arrays["truths"].astype(np.float64), tuple(arrays["completed"].tolist())
-    except DAMAGE as error:
+        (methods_there, images, _, _, seen), (_, features) = completions.shape, truths.shape
+        if (methods_there, images, seen) != (len(known), len(completed), features):
+            raise ValueError(f"completions {completions.shape} and test images {truths.shape} do not go together")
+    except Exception as error:  # an arbitrary file can make numpy and zipfile fail in any way
         raise InputError(
-            f"{path}: expected features of test images and completions, but it cannot be read ({error!r}); run the "
-            "score stage again."
+            f"{path}: expected features of test images and completions, but it cannot be read ({reason(error)}); run "
+            "the score stage again."
         ) from error
     if missing := [name for name in methods if name not in known]:
         raise InputError(f"{path} has no features of the method {missing[0]}; run the score stage again.")

@@ -77,7 +77,7 @@ def read_group(own: Sequence[Sequence[str]], size: int) -> Group:
     return Group(
         names=tuple(Path(path).name for path, _ in own),
         places=tuple(Path(place).name for _, place in own),
-        images=np.stack([load_image(Path(path).expanduser(), size) for path, _ in own]),
+        images=np.stack([load_image(_expanded(path), size) for path, _ in own]),
         regions=np.stack([region(place, size) for _, place in own]),
     )
 
@@ -92,8 +92,16 @@ def region(place: str, size: int) -> NDArray[np.bool_]:
         return ~MASKS[OPPOSITE[place]](size, size, 0)
     if place in MASKS:
         return MASKS[place](size, size, 0)
-    path = Path(place).expanduser()
+    path = _expanded(place)
     if not path.exists():
         names = ", ".join((*MASKS, *OPPOSITE))
         raise InputError(f"{place}: expected a region, the path of a PNG (white = inside) or one of {names}.")
     return load_mask(path, size, size)
+
+
+def _expanded(path: str) -> Path:
+    """A path that may begin with somebody's home, as in `~/pictures`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: begins with the home folder of somebody who is not on this machine.") from error

@@ -9,7 +9,7 @@ import torch
 from pipeline.circuit.circuit import Circuit
 from pipeline.circuit.store import load_circuit
 from pipeline.codec.codec import Codec
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError
 from pipeline.experiment.codecs import load_codec
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import Params
@@ -29,6 +29,11 @@ def load_guides(
     """
     codec, vqgan = load_codec(layout.vqgan(dataset), params.vqgan, device)
     circuit, description = load_circuit(layout.circuit(dataset))
+    if (circuit.tokens, circuit.codes) != (codec.side**2, codec.codes):
+        raise CheckpointError(
+            f"{layout.circuit(dataset)}: the codec writes {codec.side**2} tokens of {codec.codes} codes, but the "
+            f"circuit is over {circuit.tokens} of {circuit.codes}; train the circuit again."
+        )
     return codec, circuit.to(device).eval(), {"vqgan": vqgan["sha256"], "circuit": description["sha256"]}
 
 
@@ -47,8 +52,5 @@ def load_prior(params: Params, layout: Layout, dataset: str, device: torch.devic
         calibration = Calibration.from_json(read_json(path)).to(device)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    try:
-        prior = TokenPrior(codec=codec, circuit=circuit, calibration=calibration)
-    except ConfigError as error:
-        raise CheckpointError(f"{layout.circuit(dataset)}: {error}; train the circuit again.") from error
+    prior = TokenPrior(codec=codec, circuit=circuit, calibration=calibration)
     return prior, inputs | {"calibration": file_digest(path)}

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-import pickle
-import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.codec import published as taming
@@ -23,19 +18,11 @@ from pipeline.diffusion.unet import UNet
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.experiment.params import Params
 from pipeline.experiment.provenance import file_digest
-from pipeline.weights import save_weights
+from pipeline.weights import read_published, save_weights
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["unet", "vqgan"]
-
-RECIPE = (
-    'python -c "import sys, torch; from safetensors.torch import save_file; '
-    "c = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
-    "save_file({k: v.contiguous().clone() for k, v in c.get('state_dict', c).items()}, sys.argv[2])\" "
-    "OLD.ckpt NEW.safetensors"
-)
-"""Runs whatever the file brings along, so for files one trusts only; never run here."""
 
 
 def import_weights(kind: Kind, checkpoint: Path, out: Path, params: Params, order: guided.Order = "legacy") -> None:
@@ -53,7 +40,7 @@ def import_weights(kind: Kind, checkpoint: Path, out: Path, params: Params, orde
         ConfigError: the U-Net of `params` folds pixels, which no published one does.
     """
     network = empty_network(kind, params)
-    tensors = read_checkpoint(checkpoint)
+    tensors = read_published(checkpoint)
     source: dict[str, Any] = {"file": checkpoint.name, "sha256": file_digest(checkpoint)}
     if isinstance(network, UNet):
         description = {"kind": "ddpm", "unet": asdict(params.ddpm.unet)}
@@ -80,48 +67,6 @@ def empty_network(kind: Kind, params: Params) -> UNet | VQGAN:
         )
     with torch.device("meta"):
         return UNet(params.ddpm.unet, params.image_size) if kind == "unet" else VQGAN(params.vqgan.network)
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint by name, those under `state_dict` if it has such a part; no code in the file is run.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, holds objects of foreign classes, or something besides tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, but there is no such file; download it first.")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); download it again.") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: expected tensors by name, found {type(content).__name__} without any.")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: expected tensors by name, but {name!r} is {type(value).__name__}; keep the weights only."
-            )
-    return dict(content)
-
-
-def _load(path: Path) -> Any:
-    """What `torch.save` wrote, as far as it is plain containers and tensors."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        foreign = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        if foreign:
-            raise CheckpointError(
-                f"{path}: holds an object of {foreign[1]} beside its tensors, and reading it could run code that the "
-                f"file brings along; where you trust the file, convert it with `{RECIPE}` and import the result."
-            ) from error
-        raise CheckpointError(f"{path}: not a checkpoint written by torch.save; download it again.") from error
-    except Exception as error:  # an arbitrary file can make torch fail in any way
-        reason = str(error).partition(". ")[0].strip() or type(error).__name__
-        raise CheckpointError(f"{path}: not a whole checkpoint of tensors ({reason}); download it again.") from error
 
 
 def convert(

@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from operator import attrgetter
+from pathlib import Path
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.images import SPLITS
 from pipeline.data.masks import MASKS
-from pipeline.data.sources import ShardSet
+from pipeline.data.sources import Folder, ShardSet
+from pipeline.errors import ConfigError
+
+LARGEST = {
+    "image_size": 1024,
+    "trunk.images_per_domain": 10**6,
+    "vqgan.network.channels": 4096,
+    "vqgan.network.layers": 64,
+    "vqgan.network.code_dim": 4096,
+    "ddpm.schedule.T": 10**5,
+    "ddpm.unet.channels": 4096,
+    "ddpm.unet.layers": 64,
+    "ddpm.trainer.learning_rate": 10,
+    "vqgan.trainer.learning_rate": 10,
+    "circuit.teacher.trainer.learning_rate": 10,
+    "transformer.trainer.learning_rate": 10,
+    "circuit.model.states": 2**16,
+    "circuit.model.doublings": 16,
+    "circuit.teacher.network.width": 2**14,
+    "transformer.network.width": 2**14,
+    "circuit.teacher.network.layers": 256,
+    "transformer.network.layers": 256,
+    "sweep.images": 10**6,
+    "sweep.samples": 1000,
+    "report.bootstrap": 10**6,
+}
+"""Largest values of parameters, with room to spare."""
 
 if TYPE_CHECKING:
     from pipeline.codec.vqgan import VQGANParams
@@ -20,6 +50,8 @@ if TYPE_CHECKING:
 def faults(params: Params) -> Iterator[str]:
     """What is impossible, one sentence each, beginning with the key; what comes later relies on what came before."""
     yield from _names(params)
+    yield from _paths(params)
+    yield from _largest(params)
     yield from _least("ddpm.schedule", params.ddpm.schedule, 2, "T")
     yield from _least("trunk", params.trunk, 1, "images_per_domain", "steps")
     yield from _trainer("ddpm.trainer", params.ddpm.trainer)
@@ -29,6 +61,21 @@ def faults(params: Params) -> Iterator[str]:
     yield from _vqgan(params.vqgan.network, params.image_size)
     yield from _unet(params.ddpm.unet, params.image_size)
     yield from _lengths(params)
+
+
+def check_chosen(params: Params, chosen: Mapping[str, str]) -> None:
+    """Hold names given on the command line to params.yaml.
+
+    Raises:
+        ConfigError: there is no such `dataset`, `method` or `steered` row.
+    """
+    for option, name in chosen.items():
+        blocks = getattr(params, option if option == "steered" else f"{option}s")
+        if name not in blocks:
+            hint = suggest(name, blocks)
+            raise ConfigError(
+                f"--{option}: {brief(name)} has no block in params.yaml{hint}{'' if hint.endswith('?') else '.'}"
+            )
 
 
 def suggest(name: str, allowed: Any) -> str:
@@ -44,8 +91,7 @@ def _names(params: Params) -> Iterator[str]:
     chosen: dict[str, Iterable[str]] = {"datasets": params.datasets, "mask_files": params.mask_files}
     for section, names in chosen.items():
         for name in names:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                yield f"{section}.{name}: a name becomes a folder, so it consists of letters, digits, _ and -"
+            yield from _folder(f"{section}.{name}", name)
     yield from _known("sweep.datasets", sweep.datasets, params.datasets, "a block under datasets")
     yield from _known("sweep.methods", sweep.methods, params.methods, "a block under methods")
     yield from _known("sweep.masks", sweep.masks, [*MASKS, *params.mask_files], "a mask, or a key of mask_files")
@@ -53,8 +99,7 @@ def _names(params: Params) -> Iterator[str]:
     yield from _known("mask_files", taken, [], "free: it names a built-in mask")
     yield from _known("steering.masks", params.steering.masks, [*MASKS, *params.mask_files], "a mask")
     for name in params.steered:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            yield f"steered.{name}: a name becomes a folder, so it consists of letters, digits, _ and -"
+        yield from _folder(f"steered.{name}", name)
         if name in params.methods:
             yield f"steered.{name}: is the name of a method; call the steered one otherwise"
         yield from _known(f"steered.{name}.base", [params.row(name).base], params.methods, "a block under methods")
@@ -62,6 +107,42 @@ def _names(params: Params) -> Iterator[str]:
     yield from _known(
         "report.reference", [params.report.reference], params.rows, "one of sweep.methods or sweep.steered"
     )
+
+
+def _folder(key: str, name: str) -> Iterator[str]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        yield f"{key[:99]}: a name becomes a folder, so it consists of at most 64 letters, digits, _ and -"
+
+
+def _paths(params: Params) -> Iterator[str]:
+    """Paths that are empty, or begin with the home of somebody who is not there."""
+    paths: dict[str, Any] = {f"mask_files.{name}": path for name, path in params.mask_files.items()}
+    paths["lpips.path"] = "unset" if params.lpips.path is None else params.lpips.path
+    for name, source in params.datasets.items():
+        for field in ("path",) if isinstance(source, Folder) else SPLITS if isinstance(source, ShardSet) else ():
+            paths[f"datasets.{name}.{field}"] = getattr(source, field)
+    for key, given in paths.items():
+        for path in [given] if isinstance(given, str) else given or [""]:
+            if not path.strip():
+                yield f"{key}: expected a path, but it is empty"
+            try:
+                Path(path).expanduser()
+            except RuntimeError:
+                yield f"{key}: {brief(path)} begins with the home folder of somebody who is not on this machine"
+
+
+def _largest(params: Params) -> Iterator[str]:
+    """Numbers that no machine could hold what they ask for."""
+    for key, most in LARGEST.items():
+        found = attrgetter(key)(params)
+        for number in found if isinstance(found, tuple) else (found,):
+            if number > most:
+                yield f"{key}: must be at most {most}, but is {number}"
+    for name in params.methods:
+        for key, value in vars(params.method(name)).items():
+            most = 1000 if key in ("repeats", "travel_repeats", "particles") else 10**5
+            if type(value) is int and value > most:
+                yield f"methods.{name}.{key}: must be at most {most}, but is {value}"
 
 
 def _known(key: str, names: list[str], allowed: Any, what: str) -> Iterator[str]:

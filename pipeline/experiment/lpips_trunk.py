@@ -17,24 +17,23 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.codec.trunk import WEIGHTS, load_trunk
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, Form, misfit, reason
 from pipeline.experiment.perception import DomainLpips, Lpips, Perception
 from pipeline.experiment.record import write_bytes, write_json
+from pipeline.weights import check_numbers, read_published
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +84,16 @@ class Resolution:
     trunk_sha256: str | None
     verified: bool | None
     reason: str
+
+
+FORM: dict[str, Form] = {
+    "column": str,
+    "source": str,
+    "trunk_sha256": str | None,
+    "verified": bool | None,
+    "reason": str,
+}
+"""The fields of a `Resolution` as they stand in lpips.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +179,21 @@ def read_resolution(folder: Path) -> Resolution:
         CheckpointError: it is missing or something else.
     """
     path = folder / RECORD
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected the record of the LPIPS trunk, found none; resolve the trunk first.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return Resolution(**{key: record[key] for key in Resolution.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: expected the record of the LPIPS trunk, but {error!r}; resolve the trunk first."
+            f"{path}: expected the record of the LPIPS trunk, but {reason(error)}; resolve the trunk again."
         ) from error
+    wrong = misfit(record, FORM)
+    for key, words in (("column", ("lpips", "lpips_domain")), ("source", get_args(Source))):
+        if not wrong and record[key] not in words:
+            wrong = f"{key} should be one of {', '.join(words)}, but is {record[key]!r}"
+    if wrong:
+        raise CheckpointError(f"{path}: expected the record of the LPIPS trunk, but {wrong}; resolve the trunk again.")
+    return Resolution(**{key: record[key] for key in FORM})
 
 
 def read_features(path: Path) -> dict[str, Tensor]:
@@ -191,15 +208,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there is no such file, it cannot be read, or names or shapes are not AlexNet's.
     """
-    try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected AlexNet weights for LPIPS, found no file; check the path.") from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: expected AlexNet weights for LPIPS, cannot be read: {problem}") from error
-    if not isinstance(tensors, Mapping):
-        raise CheckpointError(f"{path}: expected AlexNet weights by name, got a {type(tensors).__name__}.")
+    tensors = read_published(path)
     for key, shape in SHAPES.items():
         found = tensors.get(key)
         if not isinstance(found, Tensor) or found.shape != shape:
@@ -208,6 +217,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
                 f"{path}: expected torchvision's AlexNet with {key} of shape {shape}, got {came} among {len(tensors)} "
                 "tensors; give AlexNet's weights, whole or its features only."
             )
+        check_numbers(key, found, True, str(path))
     return {key: tensors[key].float().contiguous() for key in SHAPES}
 
 

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import masks as drawing
-from pipeline.errors import InputError
+from pipeline.errors import InputError, misfit
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.params import Params
 from pipeline.experiment.record import read_json, write_json
+
+INDEX = {"image_size": int, "masks": {str: {"files": int, "digest": str}}}
+"""What masks.json says."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ def write_masks(params: Params, layout: Layout) -> None:
 
     Where a mask is the same for all images, one file stands for all.
     """
+    drawn = {name: mask_of(params, name, layout.root) for name in params.sweep.masks}  # all before any is written
     index = {}
-    for name in params.sweep.masks:
-        known = mask_of(params, name, layout.root)
+    for name, known in drawn.items():
         count = 1 if (known == known[0]).all() else len(known)
         for k in range(count):
             path = layout.masks / name / f"{k:03d}.png"
@@ -62,12 +65,21 @@ def read_masks(folder: Path, name: str, count: int) -> MaskSet:
     Raises:
         InputError: a file is missing, damaged or changed.
     """
-    index = read_json(folder / "masks.json")
+    index = read_json(path := folder / "masks.json")
+    if wrong := misfit(index, INDEX):
+        raise InputError(
+            f"{folder / 'masks.json'}: expected the index of masks, but {wrong}; run the stage masks again."
+        )
     if name not in index["masks"]:
         raise InputError(
             f"{folder / 'masks.json'}: has no mask {name!r}, only {', '.join(index['masks'])}; run the stage masks."
         )
     side, files = index["image_size"], index["masks"][name]["files"]
+    if files not in (1, count):
+        raise InputError(
+            f"{path}: expected {name}.files to be 1 or {count}, one for each image, but it is {files}; run the stage "
+            "masks again."
+        )
     known = np.stack([drawing.load_mask(folder / name / f"{k:03d}.png", side, side) for k in range(files)])
     known = np.broadcast_to(known, (count, side, side)) if files == 1 else known
     if len(known) != count or MaskSet(name, known).digest != index["masks"][name]["digest"]:

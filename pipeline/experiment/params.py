@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.codec.vqgan import VQGANParams
 from pipeline.data.sources import Folder, Procedural, ShardSet
 from pipeline.diffusion.schedule import ScheduleParams
 from pipeline.diffusion.unet import UNetParams
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, reason
 from pipeline.experiment.limits import faults, suggest
+from pipeline.experiment.plain import odd, parse_yaml
 from pipeline.methods import METHODS
 from pipeline.steering.settings import PRESETS, Steering
 from pipeline.training.settings import CircuitParams, EMParams, TrainerParams, TrunkParams
@@ -140,7 +138,7 @@ class ReportBlock(Block):
 class Params(Block):
     """The whole of params.yaml."""
 
-    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
     seed: Annotated[int, Field(ge=0)]
     image_size: Positive
     datasets: dict[str, Annotated[Procedural | Folder | ShardSet, Field(discriminator="source")]]
@@ -249,12 +247,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is no YAML, or holds something else.
     """
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: expected YAML, but found no file; `python -m stages.profile NAME` writes params.yaml."
+        )
     try:
-        value = YAML(typ="safe", pure=True).load(path)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML, but {' '.join(str(error).split())}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: expected YAML, but it cannot be read ({reason(error)}).") from error
+    value = parse_yaml(content, str(path))
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, found {type(value).__name__}.")
+        found = "is empty" if value is None else f"holds {brief(value)}"
+        raise ConfigError(f"{path}: expected a mapping of sections, but it {found}.")
     return value
 
 
@@ -265,7 +269,7 @@ def check_params(values: dict[str, Any], name: str = "params.yaml") -> Params:
         ConfigError: a key is unknown or missing, a type is wrong, or values do not go together; one sentence with the
             key.
     """
-    sentence = _odd(values)
+    sentence = odd(values)
     if sentence is None:
         try:
             return Params.model_validate_json(json.dumps(values))
@@ -281,17 +285,6 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         ConfigError: see `check_params`.
     """
     return check_params(read_yaml(Path(path)), str(path))
-
-
-def _odd(value: Any, place: str = "") -> str | None:
-    """The first value that is no plain one, such as a date or nan, in words."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if parts is None:
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if value is None or (isinstance(value, str | int | float) and finite):
-            return None
-        return f"{place}: expected a finite number, a word, a list or a mapping, but it is {brief(value)}"
-    return next((odd for key, item in parts if (odd := _odd(item, f"{place}.{key}".lstrip(".")))), None)
 
 
 def _fields(place: tuple[Any, ...]) -> list[str]:

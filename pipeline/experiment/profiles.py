@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, cast
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, misfit, reason
 from pipeline.experiment.params import check_params, read_yaml
+from pipeline.experiment.plain import parse_yaml
 from pipeline.experiment.record import write_bytes
 
 WHOLE = frozenset({"datasets", "mask_files"})
@@ -61,19 +62,17 @@ def resolve(root: Path, profile: str, settings: Mapping[str, Any] | None = None)
     Raises:
         ConfigError: there is no such profile, or the result is not valid.
     """
-    if profile not in names(root):
-        close = get_close_matches(profile, names(root), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names(root))}."
-        raise ConfigError(f"There is no profile {profile!r}; {hint}")
+    check_profile(root, profile)
+    read_yaml(root / "configs" / "base.yaml")  # says what is wrong with it
     yaml = YAML()
     yaml.width = 120
     yaml.representer.add_representer(type(None), _null)
     values = yaml.load(root / "configs" / "base.yaml")
     merge(values, read_yaml(root / "configs" / "profiles" / f"{profile}.yaml"))
-    if values["profile"] != profile:
+    if values.get("profile") != profile:
         raise ConfigError(
             f"configs/profiles/{profile}.yaml: must say `profile: {profile}`, because results are kept by that name, "
-            f"but says {values['profile']!r}."
+            f"but says {values.get('profile')!r}."
         )
     for name, value in (settings or {}).items():
         *path, last = name.split(".")
@@ -83,8 +82,20 @@ def resolve(root: Path, profile: str, settings: Mapping[str, Any] | None = None)
         merge(values, overlay, frozenset() if path else WHOLE)
     text = StringIO()
     yaml.dump(values, text)
-    check_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"profile {profile}")
+    check_params(parse_yaml(text.getvalue(), f"profile {profile}"), f"profile {profile}")
     return text.getvalue()
+
+
+def check_profile(root: Path, profile: str) -> None:
+    """Refuse what is no profile.
+
+    Raises:
+        ConfigError: configs/profiles has no such file.
+    """
+    if profile not in names(root):
+        close = get_close_matches(profile, names(root), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names(root))}."
+        raise ConfigError(f"There is no profile {profile!r}; {hint}")
 
 
 def _null(representer: Any, _: None) -> Any:
@@ -94,7 +105,7 @@ def _null(representer: Any, _: None) -> Any:
 
 def resolved(root: Path, profile: str) -> dict[str, Any]:
     """The content of params.yaml for a profile."""
-    return cast("dict[str, Any]", YAML(typ="safe", pure=True).load(resolve(root, profile)))
+    return cast("dict[str, Any]", parse_yaml(resolve(root, profile), f"profile {profile}"))
 
 
 def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *, force: bool = False) -> bool:
@@ -104,7 +115,10 @@ def apply(root: Path, profile: str, settings: Mapping[str, Any] | None = None, *
         ConfigError: params.yaml holds edits of one's own, which would be lost; `force` discards them.
     """
     text, path = resolve(root, profile, settings), root / "params.yaml"
-    now = path.read_text() if path.exists() else None
+    try:
+        now = path.read_text(errors="replace") if path.exists() else None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({reason(error)}), and is not replaced; move it away.") from error
     if now == text:
         return False
     if now is not None and not force and not _is_resolved(root, now):
@@ -137,11 +151,8 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
-            raise ConfigError(f"--set {setting}: expected KEY=VALUE, such as sweep.images=4.")
-        try:
-            values[name] = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
-            raise ConfigError(f"--set {setting}: expected a YAML value, but {' '.join(str(error).split())}.") from error
+            raise ConfigError(f"--set {setting[:80]}: expected KEY=VALUE, such as sweep.images=4.")
+        values[name] = parse_yaml(text, f"--set {brief(setting)}")
     return values
 
 
@@ -149,9 +160,13 @@ def pointed_at(root: Path, profile: str, data: str) -> dict[str, Any]:
     """Overrides that put the folder `data` in the place of data/real in the datasets of a profile.
 
     Raises:
-        ConfigError: the profile reads nothing below data/real.
+        ConfigError: there is no such profile, or it reads nothing below data/real.
     """
-    blocks = read_yaml(root / "configs" / "profiles" / f"{profile}.yaml").get("datasets", {})
+    check_profile(root, profile)
+    path = root / "configs" / "profiles" / f"{profile}.yaml"
+    blocks = read_yaml(path).get("datasets", {})
+    if wrong := misfit(blocks, {str: dict}):
+        raise ConfigError(f"{path}: datasets: {wrong}.")
 
     def moved(value: Any) -> Any:
         if isinstance(value, str) and (value == STANDIN or value.startswith(f"{STANDIN}/")):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, misfit, reason
 from pipeline.files import replacing
 
 
@@ -28,12 +28,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or holds something else.
     """
+    again = "run the stage that writes it again"
+    if not path.is_file():
+        raise InputError(f"{path}: expected a JSON object, but found no file; {again}.")
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON object, but {error}; run the stage that writes it again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, but it holds a {type(value).__name__}.")
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON object, but {reason(error)}; {again}.") from error
+    if wrong := misfit(value, {}):
+        raise InputError(f"{path}: expected a JSON object, but {wrong}; {again}.")
     return cast("dict[str, Any]", value)
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import Form, InputError, misfit, reason
+from pipeline.experiment.cells import unpack
 from pipeline.experiment.provenance import file_digest
 from pipeline.experiment.record import read_json
 from pipeline.experiment.tables import KEYS, METRICS
@@ -28,6 +31,29 @@ MODELS = {
 }  # folder and title of the networks that show images, in the order of the DAG
 PRIORS = ("circuit", "transformer")  # folders of the models of tokens
 LPIPS = ("lpips", "lpips_domain")
+
+
+MEASURED: dict[Any, Form] = {"device": str, "git_commit": str | None, "execution": str}
+SCORE: Form = {
+    "lpips": {"column": str, "trunk_sha256": str, "reason": str},
+    "cells": [{"mask": str, "method": str, "fingerprint": str}],
+}
+CELL: Form = {
+    "mask": str,
+    "fingerprint": str,
+    "image_ids": [str],
+    "samples": int,
+    "params": dict,
+    "evaluations": {"forwards": float, "backwards": float, str: float},
+    "measured": MEASURED | {"seconds_per_image": float, "batch_size": int},
+}
+RECORD: Form = {
+    "stage": str,
+    "metrics": dict,
+    "artifacts": [str],
+    "measured": MEASURED | {"seconds": float},
+}
+"""What is read from score.json, from the cells of cells.json, and from a training's record.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +97,8 @@ class Findings:
         path = self.root / "inpaint" / dataset / method / f"{mask}.npz"
         if not path.is_file():
             raise InputError(f"{path} is missing; run the inpaint stage for dataset {dataset}, method {method}.")
-        with np.load(path) as archive:
-            return {name: archive[name][:count] for name in ("samples", "known")}
+        cell = unpack(path)
+        return {"samples": cell.samples[:count], "known": cell.known[:count]}
 
 
 def read_findings(root: Path, sweep: Mapping[str, Sequence[str]]) -> Findings:
@@ -83,7 +109,7 @@ def read_findings(root: Path, sweep: Mapping[str, Sequence[str]]) -> Findings:
     """
     datasets, masks = (tuple(sweep[key]) for key in ("datasets", "masks"))
     methods = (*sweep["methods"], *sweep.get("steered", ()))
-    scored = {dataset: _json(root / "scores" / dataset / "score.json", "score") for dataset in datasets}
+    scored = {dataset: _json(root / "scores" / dataset / "score.json", "score", SCORE) for dataset in datasets}
     lpips = _agreed_lpips(root, {dataset: record["lpips"] for dataset, record in scored.items()})
     tables = {dataset: _score_rows(root / "scores" / dataset / "scores.csv", lpips["column"]) for dataset in datasets}
     columns = {dataset: tuple(rows[0].keys() - set(KEYS)) for dataset, rows in tables.items()}
@@ -116,10 +142,13 @@ def read_findings(root: Path, sweep: Mapping[str, Sequence[str]]) -> Findings:
     )
 
 
-def _json(path: Path, stage: str) -> Record:
+def _json(path: Path, stage: str, form: Form = dict) -> Record:
     if not path.is_file():
         raise InputError(f"{path} is missing, and the sweep asks for it; run the {stage} stage (dvc repro {stage}).")
-    return read_json(path)
+    record = read_json(path)
+    if wrong := misfit(record, form):
+        raise InputError(f"{path}: {wrong}; run the {stage} stage again.")
+    return record
 
 
 def _agreed_lpips(root: Path, found: Mapping[str, Record]) -> Record:
@@ -134,7 +163,7 @@ def _agreed_lpips(root: Path, found: Mapping[str, Record]) -> Record:
                 )
     if found[first]["column"] not in LPIPS:
         raise InputError(
-            f"score.json of {first} names the LPIPS column {found[first]['column']!r}; expected one of {LPIPS}."
+            f"score.json of {first} names lpips.column {found[first]['column']!r}; expected one of {LPIPS}."
         )
     return found[first]
 
@@ -143,8 +172,7 @@ def _score_rows(path: Path, column: str) -> list[dict[str, str]]:
     """Read scores.csv and hold it to its columns: the keys, the LPIPS named in score.json and no other kind."""
     if not path.is_file():
         raise InputError(f"{path} is missing, and the sweep asks for it; run the score stage (dvc repro score).")
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = _table(path)
     header = set(rows[0]) if rows else set()
     if missing := [name for name in (*KEYS, column) if name not in header]:
         raise InputError(f"{path} lacks rows or the columns {', '.join(missing)}; run the score stage again.")
@@ -157,6 +185,35 @@ def _score_rows(path: Path, column: str) -> list[dict[str, str]]:
     return rows
 
 
+def _table(path: Path) -> list[dict[str, str]]:
+    """Read rows of a CSV file that have a value in every column, and numbers in all but the keys'."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            head, *lines = [*csv.reader(stream, strict=True)] or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: expected a table, but {reason(error)}; run the score stage again.") from error
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(head) or len(set(head)) < len(head):
+            raise InputError(
+                f"{path}: expected {len(set(head))} columns, found {len(line)} values in row {number}; run the score "
+                "stage again."
+            )
+        for name, text in zip(head, line, strict=True):
+            if name in METRICS and not _is_number(text):
+                raise InputError(
+                    f"{path}: expected a finite number for {name} in row {number}, found {brief(text)}; run the score "
+                    "stage again."
+                )
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _cells(
     root: Path, datasets: Sequence[str], masks: Sequence[str], methods: Sequence[str]
 ) -> dict[tuple[str, str, str], Record]:
@@ -164,7 +221,7 @@ def _cells(
     for dataset in datasets:
         for method in methods:
             path = root / "inpaint" / dataset / method / "cells.json"
-            records = {record["mask"]: record for record in _json(path, "inpaint")["cells"]}
+            records = {record["mask"]: record for record in _json(path, "inpaint", {"cells": [CELL]})["cells"]}
             for mask in masks:
                 if mask not in records:
                     raise InputError(
@@ -192,13 +249,13 @@ def _trainings(folder: Path, datasets: Sequence[str]) -> dict[str, Training]:
 
 
 def _training(folder: Path, stage: str) -> Training:
-    record = _json(folder / "record.json", stage)
+    record = _json(folder / "record.json", stage, RECORD)
     path = folder / "curve.jsonl"
     if not path.is_file():
         raise InputError(f"{path} is missing beside its record; run the {stage} stage again.")
     curve, seconds = _curve(path, stage)
     pictures = tuple(folder / name for name in record["artifacts"] if Path(name).suffix in {".png", ".webp", ".jpg"})
-    if missing := [str(picture) for picture in pictures if not picture.is_file()]:
+    if missing := [str(picture) for picture in pictures if picture.parent != folder or not picture.is_file()]:
         raise InputError(
             f"{', '.join(missing)} is named in the training record but missing; run the {stage} stage again."
         )
@@ -211,16 +268,19 @@ def _curve(
     """Read a curve as `Training.curve` and `Training.seconds`."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     try:
-        for point in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            for name, value in point["metrics"].items():
-                found.setdefault(name, []).append((float(point["step"]), float(value), float(point["seconds"])))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        wrong = misfit(points, [{"step": float, "seconds": float, "metrics": {str: float}}])
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = reason(error)
+    if wrong:
         raise InputError(
-            f"{path}: expected lines with step, seconds and metrics, but {type(error).__name__}: {error}; "
-            f"run the {stage} stage again."
-        ) from error
-    points = {name: np.array(found[name], np.float64).T for name in sorted(found)}
-    return {name: (rows[0], rows[1]) for name, rows in points.items()}, {name: rows[2] for name, rows in points.items()}
+            f"{path}: expected lines with step, seconds and metrics, but {wrong}; run the {stage} stage again."
+        )
+    for point in points:
+        for name, value in point["metrics"].items():
+            found.setdefault(name, []).append((float(point["step"]), float(value), float(point["seconds"])))
+    curves = {name: np.array(found[name], np.float64).T for name in sorted(found)}
+    return {name: (rows[0], rows[1]) for name, rows in curves.items()}, {name: rows[2] for name, rows in curves.items()}
 
 
 def _stage_records(root: Path, datasets: Sequence[str]) -> dict[str, Record]:

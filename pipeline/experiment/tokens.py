@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.experiment.record import read_json
 
 AGAIN = "run the stage encode again"
+BYTES_LIMIT = 4 * 2**30
+"""Larger archives, unpacked, are taken for decompression bombs; 4 GiB are the tokens of 8 million images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,21 @@ def _codes(path: Path) -> int:
 
 def _arrays(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """The arrays `tokens` and `keys` of an npz file."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected arrays `tokens` and `keys`, but found no file; {AGAIN}.")
     try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+        if size > BYTES_LIMIT:
+            raise InputError(f"{path}: unpacked it takes {size:,} bytes, over the limit of {BYTES_LIMIT:,}; {AGAIN}.")
         with np.load(path, allow_pickle=False) as archive:
             return archive["tokens"], archive["keys"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: expected arrays `tokens` and `keys`, but {reason}; {AGAIN}.") from error
+    except InputError:
+        raise
+    except Exception as error:  # an arbitrary file can make numpy and zipfile fail in any way
+        raise InputError(f"{path}: expected arrays `tokens` and `keys`, but {said(error)}; {AGAIN}.") from error
+
+
+def said(error: BaseException) -> str:
+    """What numpy or zipfile says, without where in memory."""
+    return re.sub(r": <.*", "", reason(error)).strip("'\"")

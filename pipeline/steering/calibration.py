@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, misfit
 
 SHARES = 5
 """Classes by the share of what is seen around a token."""
@@ -135,7 +135,7 @@ def _level(row: Any) -> Level:
 
 
 def _table(name: str, numbers: Any) -> Tensor:
-    if not isinstance(numbers, list) or len(numbers) != CLASSES or any(type(x) not in (int, float) for x in numbers):
+    if misfit(numbers, [float]) or len(numbers) != CLASSES:
         raise _damaged(f"{name} is {brief(numbers)}")
     table = torch.tensor(numbers, dtype=torch.float32)
     fits = (table >= 0) & (table <= 1) if name == "weight" else (table > 0) & table.isfinite()

@@ -17,10 +17,10 @@ from pipeline.codec.vqgan import VQGAN
 from pipeline.diffusion import published as guided
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.experiment.import_weights import RECIPE, convert, empty_network, import_weights, read_checkpoint
+from pipeline.experiment.import_weights import convert, empty_network, import_weights
 from pipeline.experiment.params import check_params
 from pipeline.experiment.profiles import resolved
-from pipeline.weights import load_weights
+from pipeline.weights import RECIPE, load_weights, read_published
 
 ROOT = Path(__file__).parents[2]
 ADM_NAMES = "3424aa2ded1c77ead54880bfda14512c35548734dc6beb29d315064fc164ab79"
@@ -143,7 +143,7 @@ class Trap:
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
     file, sprung = tmp_path / "trap.pt", tmp_path / "sprung"
     torch.save({"w": torch.ones(2), "x": Trap(sprung)}, file)
-    message = complaint(lambda: read_checkpoint(file))
+    message = complaint(lambda: read_published(file))
     assert "system" in message
     assert RECIPE in message
     assert not sprung.exists()
@@ -160,10 +160,10 @@ def test_foreign_classes_are_named_and_the_recipe_helps(tmp_path, monkeypatch):
     ModelCheckpoint.__module__ = "__main__"
     monkeypatch.setattr(sys.modules["__main__"], "ModelCheckpoint", ModelCheckpoint, raising=False)
     torch.save({"state_dict": {"w": torch.arange(6.0).view(2, 3).T}, "callbacks": {ModelCheckpoint: 1}}, file)
-    assert "an object of __main__.ModelCheckpoint" in complaint(lambda: read_checkpoint(file))
+    assert "an object of __main__.ModelCheckpoint" in complaint(lambda: read_published(file))
     monkeypatch.setattr(sys, "argv", ["-c", str(file), str(made)])
     exec(shlex.split(RECIPE)[2], {})
-    assert read_checkpoint(made)["w"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    assert read_published(made)["w"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -172,25 +172,25 @@ def test_damaged_files_are_refused(damage, suffix, tmp_path):
     file = write(tmp_path / f"x{suffix}", {"w": torch.ones(5000)})
     whole = file.read_bytes()
     file.write_bytes({"empty": b"", "page": b"<html>Not found</html>", "cut": whole[: len(whole) // 2]}[damage])
-    assert complaint(lambda: read_checkpoint(file)).startswith(f"{file}: not a")
+    assert complaint(lambda: read_published(file)).startswith(f"{file}: not a")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([torch.ones(2)], "found list"),
-        ({}, "found dict without any"),
+        ([torch.ones(2)], "of type list"),
+        ({}, "found none"),
         ({"w": torch.ones(2), "step": 3}, "'step' is int"),
         ({"state_dict": {"w": torch.ones(2), 4: torch.ones(1)}}, "4 is Tensor"),
     ],
 )
 def test_what_is_not_tensors_by_name_is_refused(content, words, tmp_path):
     torch.save(content, tmp_path / "x.pt")
-    assert words in complaint(lambda: read_checkpoint(tmp_path / "x.pt"))
+    assert words in complaint(lambda: read_published(tmp_path / "x.pt"))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert "no such file" in complaint(lambda: read_checkpoint(tmp_path / "none.pt"))
+    assert "no such file" in complaint(lambda: read_published(tmp_path / "none.pt"))
 
 
 def without(tensors, *names):

@@ -91,7 +91,7 @@ def test_a_missing_file_of_params_is_an_error_even_if_there_are_others(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, alexnet: dict[str, Tensor]
 ) -> None:
     monkeypatch.setattr(lpips_trunk, "ORIGIN", torchvision_file(cache, alexnet).as_uri())
-    with pytest.raises(CheckpointError, match="found no file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         resolve(tmp_path / "absent.safetensors", True, tmp_path / "lpips")
     assert not (tmp_path / "lpips").exists()
 
@@ -113,7 +113,7 @@ def _not_safetensors(path: Path, alexnet: dict[str, Tensor]) -> None:
     [
         (_wrong_shape, r"features\.3\.bias of shape \(192,\), got shape \(100,\)"),
         (_wrong_names, r"features\.0\.weight of shape .* got none among 10 tensors"),
-        (_not_safetensors, "cannot be read"),
+        (_not_safetensors, "not a whole safetensors file"),
     ],
 )
 def test_a_file_of_params_that_is_no_alexnet_is_an_error(
@@ -138,11 +138,11 @@ def test_a_pickle_with_more_than_tensors_is_refused_and_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"features.0.weight": Surprise()}, tmp_path / "odd.pth")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"an object of .* could run code"):
         read_features(tmp_path / "odd.pth")
     assert not (tmp_path / "surprise").exists()
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="got a list"):
+    with pytest.raises(CheckpointError, match="of type list"):
         read_features(tmp_path / "list.pth")
 
 

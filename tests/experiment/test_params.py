@@ -272,10 +272,10 @@ def test_the_place_is_the_file_that_was_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "found NoneType"),
-        (b"# only a comment\n", "found NoneType"),
-        (b"- seed\n- image_size\n", "found CommentedSeq|found list"),
-        (b"just words", "found str"),
+        (b"", "but it is empty"),
+        (b"# only a comment\n", "but it is empty"),
+        (b"- seed\n- image_size\n", "but it holds"),
+        (b"just words", "but it holds 'just words'"),
         (b"seed: 1\n\timage_size: 32\n", "expected YAML, but"),
         (b"seed: [1, 2\n", "expected YAML, but"),
         (b"seed: 1\nimage_size: 32\nseed: 2\n", "seed"),

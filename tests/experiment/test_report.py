@@ -829,7 +829,7 @@ def remove(name: str) -> Callable[[World], None]:
         (remove("circuit/rooms/completions.png"), r"completions.png is named in the training record but missing"),
         (overwrite("circuit/rooms/samples.png", "no picture"), r"rooms/samples.png: expected a picture"),
         (overwrite("circuit/rooms/curve.jsonl", '{"step": 1'), r"curve.jsonl: expected lines with step, seconds"),
-        (overwrite("transformer/rooms/curve.jsonl", '{"step": 1, "metrics": {"a": 1}}'), r"curve.jsonl: .*'seconds'"),
+        (overwrite("transformer/rooms/curve.jsonl", '{"step": 1, "metrics": {"a": 1}}'), r"curve.jsonl: .*seconds"),
         (overwrite("transformer/rooms/curve.jsonl", ""), r"rooms/curve.jsonl: expected rows with the metric val/bits"),
         (change_record("circuit", artifacts=["samples.png"]), r"expected completions.png among the artifacts, found s"),
         (change_record("circuit", metrics={"test/unigram_bits": None}), r"rooms/record.json: .* test/unigram_bits, fo"),

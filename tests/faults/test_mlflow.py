@@ -48,7 +48,7 @@ def test_a_locked_store_costs_one_sentence_and_is_filled_in_later(whole, root, u
     assert words.count(OFF) == 1
     assert "database is locked" in words
     assert settled(root) == settled(whole)
-    assert "3 runs created, 0 updated, 2 already complete" in finish(root, "track", MLFLOW_TRACKING_URI=address)
+    assert "4 runs created, 0 updated, 2 already complete" in finish(root, "track", MLFLOW_TRACKING_URI=address)
     assert statuses(database) == {"FINISHED": 5}
 
 
@@ -101,5 +101,5 @@ def test_a_server_killed_in_the_middle_of_a_training(whole, root, undo):
     assert settled(root) == settled(whole)
     assert statuses(database) == {"RUNNING": 1}
     with serving(root, database) as (address, _):
-        assert "4 runs created, 1 updated" in finish(root, "track", MLFLOW_TRACKING_URI=address)
-    assert statuses(database) == {"FINISHED": 5}
+        assert "5 runs created, 1 updated" in finish(root, "track", MLFLOW_TRACKING_URI=address)
+    assert statuses(database) == {"FINISHED": 6}
