@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.denoiser import Denoiser, Prediction
-from pipeline.diffusion.schedule import Schedule
 
 
 @dataclass
@@ -63,16 +62,7 @@ class TimedDenoiser:
 
     def __init__(self, inner: Denoiser) -> None:
         self.inner, self.clock = inner, Clock()
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the denoiser within."""
-        return self.inner.schedule
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        return self.inner.shape
+        self.schedule, self.shape = inner.schedule, inner.shape
 
     def denoise(self, x_t: Tensor, t: int) -> Prediction:
         """Ask the denoiser within."""

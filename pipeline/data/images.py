@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import stat
 import unicodedata
@@ -25,8 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, Literal
-from uuid import uuid4
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import Form, InputError, UserError, misfit, reason
+from pipeline.files import replacing
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -158,7 +157,7 @@ def store_images(samples: Iterable[Sample], stem: Path, shape: tuple[int, ...], 
     """
     keys: list[str] = []
     attributes: list[dict[str, int] | None] = []
-    with _replacing(stem.with_suffix(".npy")) as file:
+    with replacing(stem.with_suffix(".npy")) as draft, draft.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for sample in samples:
             file.write(sample.image.tobytes())
@@ -166,8 +165,8 @@ def store_images(samples: Iterable[Sample], stem: Path, shape: tuple[int, ...], 
             attributes.append(sample.attributes)
             if advance is not None:
                 advance(1)
-    with _replacing(stem.with_suffix(".json")) as file:
-        file.write(json.dumps({"keys": keys, "attributes": None if None in attributes else attributes}).encode())
+    with replacing(stem.with_suffix(".json")) as draft:
+        draft.write_text(json.dumps({"keys": keys, "attributes": None if None in attributes else attributes}))
 
 
 def open_images(stem: Path, shape: tuple[int, ...]) -> ImageSet | None:
@@ -180,20 +179,6 @@ def open_images(stem: Path, shape: tuple[int, ...]) -> ImageSet | None:
     if images.shape != shape or images.dtype != np.uint8 or misfit(index, INDEX) or len(index["keys"]) != shape[0]:
         return None
     return ImageSet(keys=index["keys"], images=images, attributes=index["attributes"])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a name of its own and rename it when it is complete."""
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_file(path: Path, name: str) -> bytes:

@@ -37,21 +37,11 @@ class MixtureDenoiser:
         """Hold weights [K], means [K, D], basis [D, R] and scales [R], with D = C H W; `v` is reported as is."""
         self.weights, self.means, self.basis, self.scales = weights, means, basis, scales
         self.floor, self.v = floor, v
-        self._schedule, self._shape = schedule, shape
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule whose noise is taken away."""
-        return self._schedule
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        return self._shape
+        self.schedule, self.shape = schedule, shape
 
     def denoise(self, x_t: Tensor, t: int) -> Prediction:
         """Return the exact posterior mean; float64 in gives float64 out."""
-        a = float(self._schedule.alpha_bar[t])
+        a = float(self.schedule.alpha_bar[t])
         means, basis = self.means.to(x_t), self.basis.to(x_t)
         variance, rest = self.scales.to(x_t) ** 2 + self.floor**2, self.floor**2
         r = x_t.flatten(1)[:, None, :] - math.sqrt(a) * means  # [B, K, D]
@@ -63,5 +53,5 @@ class MixtureDenoiser:
         responsibility = torch.softmax(log_weights, dim=1)
         estimate = means + gain_rest * r + (u * (gain - gain_rest)) @ basis.T
         x_0 = (responsibility[:, :, None] * estimate).sum(1).view_as(x_t)
-        eps = self._schedule.eps(x_t, x_0, t)
+        eps = self.schedule.eps(x_t, x_0, t)
         return Prediction(x_0=x_0, eps=eps, v=None if self.v is None else torch.full_like(x_0, self.v))

@@ -63,34 +63,24 @@ class NetworkDenoiser:
 
     def __init__(self, network: nn.Module, schedule: Schedule, shape: tuple[int, int, int], target: Target) -> None:
         self.network, self.target = network, target
-        self._schedule, self._shape = schedule, shape
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule the network was trained for."""
-        return self._schedule
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        return self._shape
+        self.schedule, self.shape = schedule, shape
 
     def denoise(self, x_t: Tensor, t: int) -> Prediction:
         """Call the network once and express its answer as x_0 and eps."""
         index = torch.full((x_t.shape[0],), t - 1, device=x_t.device)
         out = self.network(x_t, index).to(x_t.dtype)
-        channels = self._shape[0]
+        channels = self.shape[0]
         answer, raw = out[:, :channels], out[:, channels:]
         x_0, eps = self._convert(x_t, answer, t)
         return Prediction(x_0=x_0, eps=eps, v=(raw + 1.0) / 2.0 if raw.shape[1] else None)
 
     def _convert(self, x_t: Tensor, answer: Tensor, t: int) -> tuple[Tensor, Tensor]:
         if self.target == "eps":
-            return self._schedule.x_0(x_t, answer, t), answer
+            return self.schedule.x_0(x_t, answer, t), answer
         if self.target == "x_0":
-            return answer, self._schedule.eps(x_t, answer, t)
+            return answer, self.schedule.eps(x_t, answer, t)
         a = float(
-            self._schedule.alpha_bar[t]
+            self.schedule.alpha_bar[t]
         )  # v = sqrt(a) eps - sqrt(1 - a) x_0 (Salimans & Ho 2022, arXiv 2202.00512)
         x_0 = math.sqrt(a) * x_t - math.sqrt(1.0 - a) * answer
         return x_0, math.sqrt(1.0 - a) * x_t + math.sqrt(a) * answer
@@ -101,17 +91,8 @@ class Counted:
 
     def __init__(self, inner: Denoiser) -> None:
         self.inner = inner
+        self.schedule, self.shape = inner.schedule, inner.shape
         self.forwards = self.backwards = 0
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the denoiser within."""
-        return self.inner.schedule
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        return self.inner.shape
 
     def denoise(self, x_t: Tensor, t: int) -> Prediction:
         """Ask the denoiser within, and count."""

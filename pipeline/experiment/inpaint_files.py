@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from pipeline.codec.codec import Codec
 from pipeline.data.images import to_float, to_uint8
 from pipeline.data.masks import Polarity
 from pipeline.diffusion.denoiser import Counted
-from pipeline.errors import CheckpointError, ConfigError, at_least
+from pipeline.errors import CheckpointError, ConfigError, UserError, at_least
 from pipeline.experiment import provenance, runtime
 from pipeline.experiment.completion import complete, image_seed
 from pipeline.experiment.guides import load_guides
@@ -27,6 +26,7 @@ from pipeline.experiment.inpaint_steered import any_row
 from pipeline.experiment.layout import Layout
 from pipeline.experiment.limits import suggest
 from pipeline.experiment.masks import MaskSet
+from pipeline.experiment.mishaps import CellError, Finite, NotFiniteError, in_batches
 from pipeline.experiment.models import load_denoiser
 from pipeline.experiment.own_images import OwnImage, Pixels, read_own_images
 from pipeline.experiment.own_results import KIND, Painted, whole_folder, write_samples
@@ -173,7 +173,7 @@ def open_painter(params: Params, layout: Layout, order: Order) -> Painter:
         layout=layout,
         order=order,
         contestant=contestant,
-        denoiser=Counted(denoiser),
+        denoiser=Counted(Finite(denoiser)),
         judge=judge,
         inputs=inputs | dict(contestant.inputs),
         watch=runtime.Stopwatch(device),
@@ -183,24 +183,38 @@ def open_painter(params: Params, layout: Layout, order: Order) -> Painter:
 def paint_all(painter: Painter, images: Sequence[OwnImage]) -> list[Painted]:
     """Inpaint every picture."""
     order = painter.order
-    batches = math.ceil(order.samples / painter.params.sweep.batch)
     moves = sum(j < i for i, j in painter.contestant.method.moves())  # the watch is told of every denoising move
-    with progress(f"inpaint {order.dataset} {order.method}", len(images) * batches * moves, "moves") as bar:
+    with progress(f"inpaint {order.dataset} {order.method}", len(images) * order.samples * moves, "moves") as bar:
         return [paint(painter, image, bar) for image in images]
 
 
 @torch.no_grad()
 def paint(painter: Painter, image: OwnImage, bar: Bar) -> Painted:
-    """Inpaint one picture, all samples in batches of their own."""
+    """Inpaint one picture, all samples in batches of their own, in smaller ones where memory ends.
+
+    Raises:
+        UserError: memory does not suffice for one sample, or a value is not finite.
+    """
     bar.say(image.key)
-    method, device, parts = painter.contestant.method, painter.watch.device, []
-    seeds, size = painter.order.seeds(image.key), painter.params.sweep.batch
-    for batch in (seeds[k : k + size] for k in range(0, len(seeds), size)):
+    method, device, seeds = painter.contestant.method, painter.watch.device, painter.order.seeds(image.key)
+    samples = np.empty((len(seeds), *image.image.shape), np.uint8)
+
+    def sample(rows: range) -> None:
+        batch = seeds[rows.start : rows.stop]
         pixels, known = image.image[None].repeat(len(batch), 0), image.known[None].repeat(len(batch), 0)
         with painter.watch.lap():
-            x = complete(method, painter.denoiser, pixels, known, batch, device, watch=lambda t, x_0: bar.advance())
-        parts.append(to_uint8(x.cpu()).numpy())
-    samples = image.paste(np.concatenate(parts))
+            x = complete(
+                method, painter.denoiser, pixels, known, batch, device, watch=lambda t, x_0: bar.advance(len(batch))
+            )
+        samples[rows.start : rows.stop] = to_uint8(x.cpu()).numpy()
+
+    try:
+        in_batches(len(seeds), painter.params.sweep.batch, sample, f"{image.key}, {painter.order.method}")
+    except CellError as error:
+        raise UserError(str(error)) from error
+    except NotFiniteError as error:
+        raise UserError(f"{image.key}, {painter.order.method}: {str(error).format('a sample')}.") from error
+    samples = image.paste(samples)
     return Painted(given=image, samples=samples, bits=judged(painter, samples))
 
 

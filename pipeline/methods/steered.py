@@ -20,7 +20,6 @@ from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser, Prediction
 from pipeline.diffusion.refine import Refine, unchanged
-from pipeline.diffusion.schedule import Schedule
 from pipeline.errors import ConfigError
 from pipeline.noise import NoiseSource
 from pipeline.problem import Problem
@@ -110,17 +109,8 @@ class WarmStart:
 
     def __init__(self, inner: Denoiser, guide: Guide, until: float) -> None:
         self.inner, self.guide, self.until = inner, guide, until
+        self.schedule, self.shape = inner.schedule, inner.shape
         self._x_0: Tensor | None = None
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the denoiser within."""
-        return self.inner.schedule
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        return self.inner.shape
 
     def denoise(self, x_t: Tensor, t: int) -> Prediction:
         """Say what the circuit's completion says of x_t, a constant; below, what the denoiser says."""

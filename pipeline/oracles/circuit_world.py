@@ -73,18 +73,8 @@ class CircuitDenoiser:
             raise ConfigError(f"sigma must be above 0, but is {sigma}")
         self.circuit, self.codebook, self.sigma, self.v = circuit, codebook.to(circuit.root), sigma, v
         self.side, self.patch = side, codebook.shape[2]
-        self._schedule = schedule
-        self._shape = (codebook.shape[1], side * self.patch, side * self.patch)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule whose noise is taken away."""
-        return self._schedule
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        return self._shape
+        self.schedule = schedule
+        self.shape = (codebook.shape[1], side * self.patch, side * self.patch)
 
     def patches(self, x: Tensor) -> Tensor:
         """Cut images [B, C, H, W] into [B, N, C p p], in the circuit's format."""
@@ -92,7 +82,7 @@ class CircuitDenoiser:
 
     def picture(self, patches: Tensor) -> Tensor:
         """Put patches [*, N, C p p] together, [*, C, H, W]."""
-        return put(patches, self._shape[0])
+        return put(patches, self.shape[0])
 
     def evidence(self, x: Tensor, variance: float, seen: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Log of N(patch; scale D[c], variance I) without its part that is the same for all codes, [B, N, V].
@@ -112,7 +102,7 @@ class CircuitDenoiser:
 
     def noisy(self, t: int) -> tuple[float, float]:
         """Scale of the patches and variance of the pixels of x_t, given the tokens."""
-        a = float(self._schedule.alpha_bar[t])
+        a = float(self.schedule.alpha_bar[t])
         return math.sqrt(a), a * self.sigma**2 + 1.0 - a
 
     def log_density(self, x_t: Tensor, t: int) -> Tensor:
@@ -132,7 +122,7 @@ class CircuitDenoiser:
     def predict(self, x_t: Tensor, x_0: Tensor, t: int) -> Prediction:
         """A prediction from its estimate of x_0."""
         v = None if self.v is None else torch.full_like(x_0, self.v)
-        return Prediction(x_0=x_0, eps=self._schedule.eps(x_t, x_0, t), v=v)
+        return Prediction(x_0=x_0, eps=self.schedule.eps(x_t, x_0, t), v=v)
 
     def denoise(self, x_t: Tensor, t: int) -> Prediction:
         """Return the exact posterior mean."""

@@ -1,5 +1,6 @@
 """Pictures of one's own on toy models: what is written, what decides it, and what is refused."""
 
+import dataclasses
 import json
 import os
 import runpy
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from experiment.toy import CPU, ROOT, SIZE, make_toy
@@ -18,7 +20,8 @@ from pipeline.circuit.store import load_circuit
 from pipeline.data.images import load_image, to_float
 from pipeline.data.masks import MASKS, save_mask
 from pipeline.data.shards import read_split
-from pipeline.errors import CheckpointError, ConfigError, InputError
+from pipeline.errors import CheckpointError, ConfigError, InputError, UserError
+from pipeline.experiment import inpaint_files as stage
 from pipeline.experiment import own_results
 from pipeline.experiment.cells import unpack
 from pipeline.experiment.codecs import load_codec
@@ -159,6 +162,53 @@ def test_many_samples_are_drawn_in_batches(toy, here):
 
 
 @pytest.mark.parametrize("mask", MASKS)
+class Faulty:
+    """A denoiser to which things happen."""
+
+    def __init__(self, inner, fault):
+        self.inner, self.fault = inner, fault
+        self.schedule, self.shape = inner.schedule, inner.shape
+
+    def denoise(self, x_t, t):
+        return self.fault(x_t, self.inner.denoise(x_t, t))
+
+
+@pytest.fixture
+def befall(monkeypatch):
+    """Lets something happen at every answer of the network."""
+
+    def befall(fault):
+        load = stage.load_denoiser
+
+        def loaded(*arguments):
+            denoiser, description = load(*arguments)
+            return Faulty(denoiser, fault), description
+
+        monkeypatch.setattr(stage, "load_denoiser", loaded)
+
+    return befall
+
+
+def test_where_memory_ends_batches_are_smaller(toy, here, befall):
+    def short(x_t, prediction):
+        if len(x_t) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prediction
+
+    _, whole = run(toy, "small.png", "spot.png", out="whole", samples=3)
+    befall(short)
+    _, parts = run(toy, "small.png", "spot.png", out="parts", samples=3)
+    assert whole.keys() == parts.keys()
+    assert all(np.abs(whole[name].astype(int) - parts[name]).max() <= 1 for name in whole if name != "sheet.png")
+
+
+def test_what_is_not_finite_is_refused_by_name(toy, here, befall):
+    befall(lambda x_t, prediction: dataclasses.replace(prediction, x_0=prediction.x_0 * np.inf))
+    with pytest.raises(UserError, match=r"small, ddnm: the network's estimate of a sample is not finite at t = "):
+        run(toy, "small.png", "spot.png")
+    assert not Path("out").exists()
+
+
 def test_masks_go_by_name(here, mask):
     for name in ("small", "photo"):
         [image] = read_own_images([f"{name}.png", mask], SIZE)
