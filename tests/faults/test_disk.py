@@ -39,7 +39,7 @@ SMALL = {"prepare": 20_000, "train_ddpm": 10_000, "inpaint": 3_000, "score": 1_0
 def test_a_file_that_cannot_grow_is_named_and_not_left_half_written(whole, root, undo, stage):
     undo(stage)
     sentence = refused(root, stage, largest=SMALL[stage])
-    assert "File too large" in sentence
+    assert "file too large" in sentence
     assert str(root) in sentence
     assert drafts(root) == []
     finish(root, stage, *STAGES[stage])
@@ -105,7 +105,7 @@ def test_a_full_disk_keeps_the_cells_that_are_finished(whole, root, undo, small_
     filler = fill(small_disk, left=20_000)
     sentence = refused(root, "inpaint")
     assert f"{small_disk / 'cells'}/" in sentence
-    assert "No space left on device" in sentence
+    assert "no space left on device" in sentence
     kept = {path: path.stat().st_mtime_ns for path in (small_disk / "cells").iterdir()}
     assert all(path.suffix == ".npz" for path in kept)
     assert 1 <= len(kept) < 3
@@ -118,7 +118,7 @@ def test_a_full_disk_keeps_the_cells_that_are_finished(whole, root, undo, small_
 def test_a_full_disk_in_the_middle_of_a_training(whole, root, undo, small_disk):
     undo("train_ddpm")
     filler = fill(small_disk, left=30_000)
-    assert "No space left on device" in refused(root, "train_ddpm")
+    assert "no space left on device" in refused(root, "train_ddpm")
     assert drafts(root) == []
     filler.unlink()
     finish(root, "train_ddpm", *STAGES["train_ddpm"])
