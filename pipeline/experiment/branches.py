@@ -16,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-import torch
-
 from pipeline.errors import UserError, at_least
+from pipeline.experiment.engine.process_crew import visible_gpus
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 
 def default_jobs() -> int:
     """Datasets at once on this machine."""
-    return torch.cuda.device_count() or int(PER_CORE * (os.cpu_count() or 1))
+    return len(visible_gpus()) or int(PER_CORE * (os.cpu_count() or 1))
 
 
 def branches(stages: Sequence[str], datasets: Sequence[str]) -> dict[str, list[str]]:
@@ -103,11 +102,8 @@ def side_by_side(root: Path, stages: Mapping[str, Sequence[str]], jobs: int) -> 
 def surroundings(slot: int, jobs: int) -> dict[str, str]:
     """Environment of the branch in a slot: its share of the cores, and its GPU if there are several."""
     ours = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ, "TIRAMISU_JOBS": str(jobs)}
-    gpus = torch.cuda.device_count()
-    if gpus > 1:
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        ours["CUDA_VISIBLE_DEVICES"] = seen.split(",")[slot % gpus]
-    return ours
+    gpus = visible_gpus()
+    return ours | {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else ours
 
 
 def dvc(root: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
