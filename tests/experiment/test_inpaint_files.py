@@ -161,7 +161,6 @@ def test_many_samples_are_drawn_in_batches(toy, here):
 # --- pictures and masks ---
 
 
-@pytest.mark.parametrize("mask", MASKS)
 class Faulty:
     """A denoiser to which things happen."""
 
@@ -209,6 +208,7 @@ def test_what_is_not_finite_is_refused_by_name(toy, here, befall):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("mask", MASKS)
 def test_masks_go_by_name(here, mask):
     for name in ("small", "photo"):
         [image] = read_own_images([f"{name}.png", mask], SIZE)
