@@ -1,4 +1,4 @@
-"""How far the completions of a method, taken together, are from the test images: kernel and Frechet distance.
+"""How far the completions of a method, taken together, are from the true images: kernel and Frechet distance.
 
 Both compare the features of two sets of pictures, which are no pairs, as KID (Binkowski et al., 2018, arXiv 1801.01401)
 and FID (Heusel et al., 2017, arXiv 1706.08500) do. They are neither of the two: those are defined on one Inception
@@ -31,7 +31,7 @@ def kernel_distances(found: Mapping[str, Features], *, digits: int, resamples: i
     """Squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased and so below 0 at times.
 
     All pairs of pictures of different images count; there are no subsets. Resamples are of the completed and of the
-    other test images, each among themselves.
+    other true images, each among themselves.
 
     Args:
         found: features by dataset, the same methods in each.
@@ -76,7 +76,7 @@ def kernel(x: Array, y: Array) -> Array:
 
 
 def _discrepancy(features: Features, pictures: Array, weights: Array) -> Array:
-    """The discrepancy of pictures [I, P, D], once for each row of weights of the test images, [rows, R] -> [rows]."""
+    """The discrepancy of pictures [I, P, D], once for each row of weights of the true images, [rows, R] -> [rows]."""
     (images, each, size), count = pictures.shape, len(features.truths)
     flat, completed = pictures.reshape(-1, size), list(features.completed)
     within = kernel(flat, flat).reshape(images, each, images, each).mean(axis=(1, 3))
@@ -111,7 +111,7 @@ def _resampled(dataset: str, features: Features, resamples: int) -> Array:
 
 
 def _scaled(features: Features) -> Features:
-    """Features in units of their root mean square over the test images, so that no network's scale matters."""
+    """Features in units of their root mean square over the true images, so that no network's scale matters."""
     scale = np.sqrt(np.mean(np.square(features.truths)))
     return replace(features, truths=features.truths / scale, completions=features.completions / scale)
 

@@ -38,7 +38,7 @@ class Completions:
     Attributes:
         samples: npz with `samples` uint8 [I, S, H, W, 3] and `known` bool [I, H, W].
         ids: keys of its I images.
-        digest: of the test images they are among.
+        digest: of the split they are among.
         data: folder of the dataset the images are from.
         cache: folder of decoded images.
     """

@@ -69,8 +69,8 @@ def _panels(completions: Completions) -> list[Pixels]:
         shown, known = arrays["samples"][:PICTURES, 0], arrays["known"][:PICTURES, :, :, None]
     panels = [np.where(known, shown, GREY), shown]
     if (completions.data / "manifest.json").is_file():
-        digest, truth = _test_images(completions.data, completions.cache)
-        if digest == completions.digest:
+        truth = _truth(completions.data, completions.cache, completions.digest)
+        if truth is not None:
             panels.append(np.stack([truth[key] for key in completions.ids[:PICTURES]]))
     return [_fit(panel) for panel in panels]
 
@@ -85,12 +85,17 @@ def _fit(images: Pixels) -> Pixels:
 
 
 @cache
-def _test_images(data: Path, decoded: Path) -> tuple[str, Mapping[str, Pixels]]:
-    """Read the digest of a dataset's test images, and the images by key."""
+def _truth(data: Path, decoded: Path, digest: str) -> Mapping[str, Pixels] | None:
+    """Read the images, by key, of the split that has this digest; None if no split has."""
+    from pipeline.data.images import SPLITS
     from pipeline.data.shards import read_manifest, read_split  # load torch, which the rest does without
 
-    digest, test = read_manifest(data)["splits"]["test"]["digest"], read_split(data, "test", decoded)
-    return digest, dict(zip(test.keys, test.images, strict=True))
+    described = read_manifest(data)["splits"]
+    for name in SPLITS:
+        if described[name]["digest"] == digest:
+            split = read_split(data, name, decoded)
+            return dict(zip(split.keys, split.images, strict=True))
+    return None
 
 
 def _write_pages(panels: Sequence[Pixels], folder: Path, at: int) -> list[dict[str, str]]:

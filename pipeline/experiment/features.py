@@ -1,4 +1,4 @@
-"""What a network saw in a dataset's test images and in their completions: a file beside the scores."""
+"""What a network saw in a dataset's true images and in their completions: a file beside the scores."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FILE = "features.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What a network saw in a dataset's test images and their completions; D features of a picture."""
+    """What a network saw in a dataset's true images and their completions; D features of a picture."""
 
     truths: NDArray[np.float64]
-    """[R, D]: all test images."""
+    """[R, D]: all true images."""
     completed: tuple[int, ...]
     """Which of them were completed, I positions among the R."""
     completions: NDArray[np.float64]
@@ -41,7 +41,7 @@ def save_features(
     Args:
         folder: to write to.
         methods: names along the first axis of `completions`.
-        truths: features of all test images, [R, D].
+        truths: features of all true images, [R, D].
         completed: positions among them of the images that were completed.
         completions: features of the completed pictures, [methods, masks, I, S, D].
     """
@@ -65,10 +65,10 @@ def load_features(folder: Path, methods: Sequence[str]) -> Features:
             truths, completed = arrays["truths"].astype(np.float64), tuple(arrays["completed"].tolist())
         (methods_there, images, _, _, seen), (_, features) = completions.shape, truths.shape
         if (methods_there, images, seen) != (len(known), len(completed), features):
-            raise ValueError(f"completions {completions.shape} and test images {truths.shape} do not go together")
+            raise ValueError(f"completions {completions.shape} and true images {truths.shape} do not go together")
     except Exception as error:  # an arbitrary file can make numpy and zipfile fail in any way
         raise InputError(
-            f"{path}: expected features of test images and completions, but it cannot be read ({reason(error)}); run "
+            f"{path}: expected features of true images and completions, but it cannot be read ({reason(error)}); run "
             "the score stage again."
         ) from error
     if missing := [name for name in methods if name not in known]:

@@ -126,7 +126,7 @@ def strips(
     lines = []
     for index, image_id in enumerate(ids):
         if image_id not in position:
-            raise InputError(f"Samples of {where} name image {image_id!r}, which is not among the test images.")
+            raise InputError(f"Samples of {where} name image {image_id!r}, which is not among the split's images.")
         image = truth[position[image_id]]
         seen = known[index][..., None]
         pasted = [np.where(seen, image, cell["samples"][index, 0]).astype(np.uint8) for cell in cells.values()]

@@ -213,8 +213,9 @@ def _lengths(params: Params) -> Iterator[str]:
     for key, steps in {"ddpm.picture_steps": params.ddpm.picture_steps, **walks}.items():
         if steps > params.ddpm.schedule.T:
             yield f"{key}: {steps} are more than the {params.ddpm.schedule.T} times of ddpm.schedule.T"
+    split = params.sweep.split
     for name in params.sweep.datasets:
         source = params.datasets[name]
-        there = source.test_images if isinstance(source, ShardSet) else source.test
+        there = getattr(source, f"{split}_images" if isinstance(source, ShardSet) else split)
         if there is not None and params.sweep.images > there:
-            yield f"sweep.images: {params.sweep.images} are asked for, but {name} has {there} in test"
+            yield f"sweep.images: {params.sweep.images} are asked for, but {name} has {there} in {split}"

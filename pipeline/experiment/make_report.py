@@ -18,7 +18,7 @@ def make_report(params: Params, layout: Layout) -> Path:
     """Write the report of the profile and return its page."""
 
     def truth(dataset: str) -> tuple[list[str], NDArray[np.uint8]]:
-        images = read_split(layout.data(dataset), "test", layout.cache)
+        images = read_split(layout.data(dataset), params.sweep.split, layout.cache)
         return list(images.keys), images.images
 
     return write_report(

@@ -23,7 +23,7 @@ PLACE = ("dataset", "mask", "method", "image_id", "sample")
 
 Row = dict[str, Any]
 Truth = Mapping[str, NDArray[np.uint8]]
-"""Test images [H, W, 3] by key."""
+"""True images [H, W, 3] by key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def measure(cell: Cell, truth: Truth, tools: Instruments) -> list[Row]:
     """One row of metrics for every sample of a cell; if there are several of an image, their diversity among them.
 
     Raises:
-        InputError: an image of the cell is none of the test images.
+        InputError: an image of the cell is none of the truth's.
     """
     samples = cell.samples.shape[1]
     x = cell.samples.reshape(-1, *cell.samples.shape[2:])
@@ -84,7 +84,7 @@ def completions(cell: Cell, truth: Truth) -> NDArray[np.uint8]:
 
 
 def truths(cell: Cell, truth: Truth) -> NDArray[np.uint8]:
-    """The test images that a cell completes, [I, H, W, 3].
+    """The true images that a cell completes, [I, H, W, 3].
 
     Raises:
         InputError: one of them is not there.
@@ -93,6 +93,6 @@ def truths(cell: Cell, truth: Truth) -> NDArray[np.uint8]:
     missing = [key for key in ids if key not in truth]
     if missing:
         raise InputError(
-            f"The cell {cell.record['fingerprint']} completes {missing[0]!r}, which is not among the test images."
+            f"The cell {cell.record['fingerprint']} completes {missing[0]!r}, which is not among the split's images."
         )
     return np.stack([truth[key] for key in ids])

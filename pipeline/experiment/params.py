@@ -121,6 +121,7 @@ class SweepBlock(Block):
     methods: Names
     steered: list[str]
     masks: Names
+    split: Literal["test", "val"]
     images: Positive
     samples: Positive
     batch: Positive

@@ -47,6 +47,9 @@ PAGES = {
 }
 """File of each page and its title; the template has the file's name."""
 
+SPLITS = {"test": "test", "val": "validation"}
+"""What the pages call the images of each split."""
+
 
 def write_report(
     *, profile: str, runs: Path, out: Path, params: Mapping[str, Any], truth: Truth, judge: Path | None = None
@@ -59,7 +62,7 @@ def write_report(
         out: folder for the `PAGES`, scores.csv, summary.csv, table.csv, table.json, metrics.json and plots/.
         params: resolved params.yaml; `sweep` says what must be there, `report` holds `reference` (a method of the
             sweep, by default its first), `images` (the most images of a picture grid) and `bootstrap` (resamples).
-        truth: gives a dataset's test images as (keys, uint8 [N, S, S, 3]).
+        truth: gives the images of a dataset's split as (keys, uint8 [N, S, S, 3]).
         judge: record of the exact judge; without such a file nothing is said of it.
 
     Raises:
@@ -105,7 +108,8 @@ def _shown(findings: Findings, results: Results, truth: Truth, count: int) -> di
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """What the pages say of the parameters."""
-    return {"params": _yaml(params), "resamples": params["report"]["bootstrap"], "size": params["image_size"]}
+    resamples, split = params["report"]["bootstrap"], SPLITS[params["sweep"]["split"]]
+    return {"params": _yaml(params), "resamples": resamples, "size": params["image_size"], "split": split}
 
 
 def _write(out: Path, files: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from pipeline.experiment.report_inputs import Findings, Training
 from pipeline.experiment.statistics import Array
 
 Truth = Callable[[str], tuple[list[str], NDArray[np.uint8]]]
-"""Gives a dataset's test images as (keys, uint8 [N, S, S, 3])."""
+"""Gives the images of a dataset's split as (keys, uint8 [N, S, S, 3])."""
 
 PICTURE_CHARACTERS = 10_000_000  # of all results on the page together
 EXACT_SHEET = 2**18  # pixels of a contact sheet that is kept exactly

@@ -32,14 +32,14 @@ def score(params: Params, layout: Layout, dataset: str) -> None:
     """Measure every finished cell of `dataset`; write `scores.csv`, `score.json` and `features.npz`.
 
     Raises:
-        InputError: a cell is missing, or its images are no test images or others than those of the first cell.
+        InputError: a cell is missing, or its images are not of the split or others than those of the first cell.
     """
     runtime.make_deterministic()
     device, folder = runtime.choose_device(), layout.scores(dataset)
     lpips = load_lpips(layout.lpips, layout.trunk, device)
     tools = Instruments(column=lpips.column, perception=lpips.perception, device=device)
-    test = read_split(layout.data(dataset), "test", layout.cache)
-    truth = dict(zip(test.keys, test.images, strict=True))
+    split = read_split(layout.data(dataset), params.sweep.split, layout.cache)
+    truth = dict(zip(split.keys, split.images, strict=True))
     rows: list[Row] = []
     cells: list[dict[str, Any]] = []
     seen: list[NDArray[np.float32]] = []
@@ -54,8 +54,8 @@ def score(params: Params, layout: Layout, dataset: str) -> None:
     save_features(
         folder,
         methods=params.rows,
-        truths=tools.look(test.images),
-        completed=[test.keys.index(key) for key in dict.fromkeys(row["image_id"] for row in rows)],
+        truths=tools.look(split.images),
+        completed=[split.keys.index(key) for key in dict.fromkeys(row["image_id"] for row in rows)],
         completions=np.stack(seen).reshape(len(params.rows), -1, *seen[0].shape),
     )
     show(layout)

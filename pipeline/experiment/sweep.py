@@ -84,11 +84,12 @@ class Sweep:
 
 def open_sweep(params: Params, layout: Layout, dataset: str, contestant: Contestant) -> Sweep:
     """Load what the cells share."""
-    device, manifest = runtime.choose_device(), read_manifest(layout.data(dataset))
-    there = manifest["splits"]["test"]["count"]
+    device, split = runtime.choose_device(), params.sweep.split
+    described = read_manifest(layout.data(dataset))["splits"][split]
+    there = described["count"]
     if params.sweep.images > there:
         raise ConfigError(
-            f"sweep.images: {params.sweep.images} images per cell are asked for, but {dataset} has {there} in test."
+            f"sweep.images: {params.sweep.images} images per cell are asked for, but {dataset} has {there} in {split}."
         )
     denoiser, description = load_denoiser(
         layout.ddpm(dataset), params.ddpm, params.image_size, device, params.sweep.precision
@@ -98,8 +99,8 @@ def open_sweep(params: Params, layout: Layout, dataset: str, contestant: Contest
         layout=layout,
         dataset=dataset,
         contestant=contestant,
-        images=read_split(layout.data(dataset), "test", layout.cache),
-        data_digest=manifest["splits"]["test"]["digest"],
+        images=read_split(layout.data(dataset), split, layout.cache),
+        data_digest=described["digest"],
         denoiser=denoiser,
         denoiser_digest=str(description["sha256"]),
         device=device,

@@ -106,5 +106,5 @@ def test_an_image_that_is_no_test_image_is_told(tools):
     done, truth = cell()
     del truth["a"]
     for ask in (lambda: measure(done, truth, tools), lambda: completions(done, truth)):
-        with pytest.raises(InputError, match="The cell ab12 completes 'a', which is not among the test images"):
+        with pytest.raises(InputError, match="The cell ab12 completes 'a', which is not among the split's images"):
             ask()

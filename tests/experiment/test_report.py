@@ -85,7 +85,12 @@ class World:
         self.params: dict[str, Any] = {
             "profile": "made-up",
             "image_size": size,
-            "sweep": {"datasets": list(datasets), "methods": list(methods), "masks": list(MASKS)},
+            "sweep": {
+                "datasets": list(datasets),
+                "methods": list(methods),
+                "masks": list(MASKS),
+                "split": "test",
+            },
             "report": {"reference": next(iter(methods)), "images": 4, "bootstrap": 200},
         }
         for dataset in datasets:
@@ -487,6 +492,15 @@ def test_the_first_page_shows_an_image_of_every_dataset_under_another_mask(world
     assert results[3:6] == shown
 
 
+def test_pages_tell_validation_images_from_test_images(small):
+    small.params["sweep"]["split"] = "val"
+    small.report()
+    for name, said in (("index", "validation image"), ("methodology", "sweep.split=test")):
+        text = read(small, name)
+        assert said in text, name
+        assert "test image" not in text, name
+
+
 def test_fewer_pictures_are_shown_if_the_page_would_become_too_large(small):
     findings = read_findings(small.root, small.params["sweep"])
 
@@ -778,7 +792,7 @@ def shift_mask(world: World) -> None:
         (other_column, "rooms with lpips"),
         (newer_cell, "mask left it scores cell .* the samples on disk are cell 7777"),
         (lose_cell, "no cell for mask left"),
-        (rename_images, "not among the test images"),
+        (rename_images, "not among the split's images"),
         (enlarge_images, "data and samples are of different runs"),
         (shift_mask, "saw different pixels"),
         (lambda world: (world.root / "inpaint" / "faces" / "ddnm" / "wide.npz").unlink(), "wide.npz is missing"),

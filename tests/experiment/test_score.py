@@ -93,6 +93,13 @@ def test_everything_is_written_for_the_report(world):
     assert means["ddnm", "wide"] == pytest.approx(cubes["psnr"][1, 0].mean(), abs=1e-5)
 
 
+def test_cells_of_another_split_than_the_sweeps_are_refused(world):
+    params, layout, _ = world
+    chosen = params.model_copy(update={"sweep": params.sweep.model_copy(update={"split": "val"})})
+    with pytest.raises(InputError, match="not among the split's images"):
+        score(chosen, layout, "faces")
+
+
 def test_features_tell_the_methods_apart(world):
     params, layout, _ = world
     score(params, layout, "faces")

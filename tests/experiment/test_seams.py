@@ -12,7 +12,7 @@ import torch
 from pipeline.circuit.queries import bits_per_token
 from pipeline.circuit.store import load_circuit
 from pipeline.data.images import to_float
-from pipeline.data.shards import read_split
+from pipeline.data.shards import read_manifest, read_split
 from pipeline.errors import CheckpointError, ConfigError, InputError
 from pipeline.experiment.cells import unpack
 from pipeline.experiment.codecs import load_codec
@@ -403,6 +403,19 @@ def test_the_same_image_gets_the_same_noise_under_every_mask_and_method(done):
 
     assert image_seed(1, "faces", "a", 0) == image_seed(1, "faces", "a", 0)
     assert len({image_seed(s, d, i, k) for s in (1, 2) for d in ("a", "b") for i in ("x", "y") for k in (0, 1)}) == 16
+
+
+def test_validation_images_are_completed_to_choose_settings_by(fresh):
+    params, layout = fresh
+    chosen = params.model_copy(update={"sweep": params.sweep.model_copy(update={"split": "val"})})
+    inpaint(params, layout, "faces", "ddnm")
+    tested = {path.name for path in layout.cells.iterdir()}
+    inpaint(chosen, layout, "faces", "ddnm")
+    assert len({path.name for path in layout.cells.iterdir()} - tested) == len(params.sweep.masks)
+    record = json.loads((layout.inpaint("faces", "ddnm") / "cells.json").read_text())["cells"][0]
+    split = read_manifest(layout.data("faces"))["splits"]["val"]
+    assert record["inputs"]["data"] == split["digest"]
+    assert record["image_ids"] == read_split(layout.data("faces"), "val", layout.cache).keys[: params.sweep.images]
 
 
 def test_too_few_images_are_refused_before_anything_runs(fresh):
