@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from docs.make_screenshots import BROWSERS, SHOTS, beside, find_browser, open_browser, save, take
-from experiment.test_report import MASKS, SMALL, World, pixels
+from experiment.made_up import MASKS, SMALL, World, pixels
 from experiment.test_report_steering import SteeredWorld, draw_sheets, steady, steered_params
 from pipeline.experiment.report import PAGES
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import posterior, posterior_page
-from experiment.test_report import SMALL, World, check_page, outline, read
+from experiment.made_up import SMALL, World, check_page, outline, read
 from pipeline.errors import InputError
 from pipeline.experiment.report import write_report
 from pipeline.experiment.report_judge import (

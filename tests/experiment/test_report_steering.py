@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiment.test_report import DATASETS, MASKS, World, check_page, gradient, lines, outline, read
+from experiment.made_up import DATASETS, MASKS, World, check_page, gradient, lines, outline, read
 from pipeline.errors import InputError
 from pipeline.experiment.report_contents import arrange
 from pipeline.experiment.report_inputs import read_findings
