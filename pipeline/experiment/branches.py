@@ -13,11 +13,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from pipeline.errors import UserError, at_least
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from voluptuous import Invalid
+
+from pipeline.errors import ConfigError, UserError, at_least
 from pipeline.experiment.engine.process_crew import visible_gpus
+from pipeline.experiment.plain import parse_yaml
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ def reproduce(root: Path, datasets: Sequence[str], jobs: int | None = None) -> N
     """
     jobs = min(jobs or default_jobs(), len(datasets))
     at_least(1, jobs=jobs)
+    mend_lock(root)
     if jobs > 1:
         dvc(root, ["repro", *SHARED])
         names = subprocess.run(
@@ -48,6 +54,27 @@ def reproduce(root: Path, datasets: Sequence[str], jobs: int | None = None) -> N
         ).stdout.split()
         side_by_side(root, branches(names, datasets), jobs)
     dvc(root, ["repro"])
+
+
+def mend_lock(root: Path) -> bool:
+    """Set dvc.lock aside if it is damaged, and say so: DVC writes it in place, so a kill may leave half of it.
+
+    Nothing is lost with it, because DVC keeps a record of every finished stage in its run cache.
+
+    Returns:
+        Whether it was damaged.
+    """
+    path = root / "dvc.lock"
+    if not path.exists():
+        return False
+    with suppress(ConfigError, Invalid):
+        COMPILED_LOCKFILE_SCHEMA(parse_yaml(path.read_bytes(), str(path)))
+        return False
+    damaged = path.rename(path.with_name("dvc.lock.damaged"))
+    log.warning(
+        "%s was damaged, as by a kill; it is set aside as %s, and finished stages are found again", path, damaged
+    )
+    return True
 
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")

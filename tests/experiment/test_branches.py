@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.experiment.branches import SHARED, branches, reproduce, surroundings
+from pipeline.experiment.branches import SHARED, branches, mend_lock, reproduce, surroundings
 
 PIPELINE = """
 stages:
@@ -71,6 +71,18 @@ def test_a_failing_dataset_is_named_and_keeps_what_the_other_finished(project):
     (project / "patience").write_text("0")
     with pytest.raises(UserError, match=r"status 255|status 1"):  # one job: each would wait for the other in vain
         reproduce(project, ["x", "x-ray"], jobs=1)
+
+
+@pytest.mark.parametrize("cut", [0, 40, 200, -20])
+def test_half_a_lock_loses_nothing(project, cut):
+    """DVC writes dvc.lock in place; a kill leaves the first part of it, or nothing."""
+    reproduce(project, ["x", "x-ray"], 2)
+    (project / "dvc.lock").write_bytes((project / "dvc.lock").read_bytes()[:cut])
+    (project / "wait.py").write_text("raise SystemExit('what was finished is run again')")
+    reproduce(project, ["x", "x-ray"], 2)
+    done = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=project, capture_output=True, text=True)
+    assert "up to date" in done.stdout
+    assert not mend_lock(project)
 
 
 def test_a_stage_goes_with_the_longest_name_it_bears():
