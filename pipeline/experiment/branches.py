@@ -13,10 +13,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from dvc.lock import LockError
+from dvc.repo import Repo
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
@@ -59,21 +60,30 @@ def reproduce(root: Path, datasets: Sequence[str], jobs: int | None = None) -> N
 def mend_lock(root: Path) -> bool:
     """Set dvc.lock aside if it is damaged, and say so: DVC writes it in place, so a kill may leave half of it.
 
-    Nothing is lost with it, because DVC keeps a record of every finished stage in its run cache.
+    Nothing is lost with it, because DVC keeps a record of every finished stage in its run cache. While another DVC is
+    at work here, the file is that one's, half written or not.
 
     Returns:
         Whether it was damaged.
     """
     path = root / "dvc.lock"
-    if not path.exists():
+    try:
+        with Repo(str(root)) as repo, repo.lock:
+            if not path.exists() or is_whole(path):
+                return False
+            damaged = path.rename(path.with_name("dvc.lock.damaged"))
+    except LockError:
         return False
-    with suppress(ConfigError, Invalid):
-        COMPILED_LOCKFILE_SCHEMA(parse_yaml(path.read_bytes(), str(path)))
+    log.warning("%s was damaged, as by a kill; set aside as %s, finished stages are found again", path, damaged.name)
+    return True
+
+
+def is_whole(lock: Path) -> bool:
+    """Whether DVC can read a dvc.lock."""
+    try:
+        COMPILED_LOCKFILE_SCHEMA(parse_yaml(lock.read_bytes(), str(lock)))
+    except (ConfigError, Invalid):
         return False
-    damaged = path.rename(path.with_name("dvc.lock.damaged"))
-    log.warning(
-        "%s was damaged, as by a kill; it is set aside as %s, and finished stages are found again", path, damaged
-    )
     return True
 
 

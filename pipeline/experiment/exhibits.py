@@ -41,7 +41,7 @@ def lay_out(entry: Entry, folder: Path) -> dict[str, str]:
         panels = _panels(entry.completions)
         Image.fromarray(contact_sheet(panels)).save(folder / "samples.png")
         pages = _write_pages(panels, folder, entry.started or 0)
-        table = [{"image": key, PAGES: page} for key, page in zip(entry.completions.ids, pages, strict=False)]
+        table = [{"image": key, PAGES: page} for key, page in zip(entry.completions.ids[:PICTURES], pages, strict=True)]
         tags["mlflow.loggedImages"] = "True"
     if table:
         (folder / TABLE).write_text(json.dumps(_table(table)), encoding="utf-8")

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from dvc.repo import Repo
 
 from pipeline.errors import UserError
 from pipeline.experiment.branches import SHARED, branches, mend_lock, reproduce, surroundings
@@ -85,6 +86,14 @@ def test_half_a_lock_loses_nothing(project, cut):
     assert not mend_lock(project)
 
 
+def test_a_lock_that_dvc_is_writing_is_left_alone(project):
+    (project / "dvc.lock").write_bytes(b"")
+    with Repo(str(project)) as repo, repo.lock:
+        assert not mend_lock(project)
+    assert mend_lock(project)
+    assert not (project / "dvc.lock").exists()
+
+
 def test_a_stage_goes_with_the_longest_name_it_bears():
     stages = ["masks", "prepare@x", "prepare@x-ray", "inpaint@x-ddnm", "inpaint@x-ray-ddnm", "inpaint@y-ddnm", "report"]
     assert branches(stages, ["x", "x-ray"]) == {
@@ -118,8 +127,6 @@ def pipeline_stages(tmp_path_factory):
     """The stages of the repository's own dvc.yaml with the values of the default profile filled in."""
     import shutil
     from pathlib import Path
-
-    from dvc.repo import Repo
 
     root, folder = Path(__file__).parents[2], tmp_path_factory.mktemp("own")
     for name in ("dvc.yaml", "params.yaml"):
