@@ -1,16 +1,10 @@
 """MLflow shows exactly what is on disk, and its failures cost the experiment neither results nor time."""
 
-import contextlib
 import json
-import logging
-import os
 import re
 import shutil
-import socket
-import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +30,7 @@ from pipeline.data.shards import write
 from pipeline.errors import InputError
 from pipeline.experiment.entry import flat
 from pipeline.experiment.trackable import entries
-from pipeline.experiment.tracking import Report, Store, TrackingError, open_store, project
+from pipeline.experiment.tracking import Report, open_store
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_mlflow_settings")
@@ -45,9 +39,6 @@ pytestmark = pytest.mark.usefixtures("no_mlflow_settings")
 @pytest.fixture
 def root(tracked_root) -> Path:
     return tracked_root
-
-
-# ---- what is on disk is shown ---------------------------------------------------------------------------------------
 
 
 def test_training_on_disk_becomes_one_finished_run(root):
@@ -256,257 +247,6 @@ def test_flat_joins_by_dots():
         "e": "text",
         "f": "true",
     }
-
-
-# ---- live trainings -------------------------------------------------------------------------------------------------
-
-
-def running() -> dict:
-    return {key: value for key, value in train_record().items() if key not in ("metrics", "artifacts", "measured")}
-
-
-def test_live_run_is_seen_while_it_goes_on_and_completed(root):
-    folder = write_training(root, train_record(), curve(200))
-    (folder / "record.json").unlink()  # written last by the stage
-    with open_store(root).train_run(running()) as run:
-        for point in curve(200)[:150]:
-            run.metrics(point["step"], point["metrics"])
-        (live,) = runs(root)
-        assert live.info.status == "RUNNING"
-        assert live.data.params["unet.channels"] == "[32, 64]"
-        assert len(history(root, live, "train/loss")) >= 100
-        run.finish(train_record(), folder)
-    write_json(folder / "record.json", train_record())
-
-    (done,) = runs(root)
-    assert done.info.run_id == live.info.run_id
-    assert done.info.status == "FINISHED"
-    assert history(root, done, "train/loss") == [(step, 1 / (1 + step)) for step in range(200)]
-    assert done.data.metrics["val/loss"] == 0.25
-    assert files(done) == {"record.json", "samples.png"}
-    assert bring_up_to_date(root) == Report(present=1)
-
-
-def test_batches_are_sent_after_a_pause(root, monkeypatch):
-    run = open_store(root).train_run(running())
-    monkeypatch.setattr("pipeline.experiment.showing.PAUSE", 3600.0)
-    run.metrics(1, {"train/loss": 1.0})
-    assert history(root, runs(root)[0], "train/loss") == []
-    monkeypatch.setattr("pipeline.experiment.showing.PAUSE", 0.0)
-    run.metrics(2, {"train/loss": 2.0})
-    assert history(root, runs(root)[0], "train/loss") == [(1, 1.0), (2, 2.0)]
-
-
-def test_points_cost_microseconds(root, monkeypatch):
-    monkeypatch.setattr("pipeline.experiment.showing.PAUSE", 3600.0)
-    run = open_store(root).train_run(running())
-    start = time.process_time()
-    for step in range(99):
-        run.metrics(step, {"train/loss": 1.0})
-    assert (time.process_time() - start) / 99 < 2e-4
-
-
-@pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
-def test_run_of_a_training_that_breaks_is_replaced(root, error, status):
-    with pytest.raises(error), open_store(root).train_run(running()) as run:
-        run.metrics(0, {"train/loss": 5.0})
-        raise error
-    (broken,) = runs(root)
-    assert broken.info.status == status
-    assert history(root, broken, "train/loss") == [(0, 5.0)]
-
-    write_training(root, train_record(), curve())
-    assert bring_up_to_date(root) == Report(updated=1)
-    (done,) = runs(root)
-    assert done.info.run_id != broken.info.run_id
-    assert done.info.status == "FINISHED"
-    assert len(history(root, done, "train/loss")) == 5
-
-
-def test_abandoned_run_has_failed_and_a_finished_one_has_not(root):
-    run = open_store(root).train_run(running())
-    run.abandon()
-    assert [run.info.status for run in runs(root)] == ["FAILED"]
-    run = open_store(root).train_run(running())
-    run.finish(train_record(), write_training(root, train_record(), curve()))
-    run.abandon()
-    assert [run.info.status for run in runs(root)] == ["FINISHED"]
-
-
-def test_resumed_training_has_the_whole_curve_in_one_run(root):
-    open_store(root).train_run(running()).metrics(0, {"train/loss": 1.0})  # killed: nothing more is heard of it
-    folder = write_training(root, train_record(), curve(5))
-    with open_store(root).train_run(running()) as run:
-        for point in curve(5)[3:]:
-            run.metrics(point["step"], point["metrics"])
-        run.finish(train_record(), folder)
-    (done,) = runs(root)
-    assert history(root, done, "train/loss") == [(step, 1 / (1 + step)) for step in range(5)]
-
-
-def test_repeated_training_leaves_one_run(root):
-    folder = write_training(root, train_record(), curve())
-    for _ in range(2):
-        with open_store(root).train_run(running()) as run:
-            run.finish(train_record(), folder)
-    assert [run.info.status for run in runs(root)] == ["FINISHED"]
-
-
-def test_killed_process_leaves_a_run_that_is_replaced(root):
-    code = (
-        "import json, os, sys; from pathlib import Path; from pipeline.experiment.tracking import open_store\n"
-        "run = open_store(Path(sys.argv[1])).train_run(json.loads(sys.argv[2])); os.kill(os.getpid(), 9)"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, root, json.dumps(running())], cwd=REPOSITORY, check=False)
-    assert killed.returncode == -9
-    assert [run.info.status for run in runs(root)] == ["RUNNING"]
-    write_training(root, train_record(), curve())
-    assert bring_up_to_date(root) == Report(updated=1)
-    assert [run.info.status for run in runs(root)] == ["FINISHED"]
-
-
-# ---- stores that fail -----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield f"http://somebody:secret@127.0.0.1:{port}"
-
-
-@contextlib.contextmanager
-def silent_server():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def locked_file(root: Path):
-    with contextlib.closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
-        yield f"sqlite:///{root}/mlflow.db"
-
-
-@contextlib.contextmanager
-def unwritable_folder(root: Path):
-    """A folder in which nothing can be created, not even by root."""
-    if os.geteuid() == 0:
-        yield "sqlite:////proc/mlflow.db"
-    else:
-        (root / "sealed").mkdir(mode=0o555)
-        yield f"sqlite:///{root}/sealed/mlflow.db"
-
-
-DEAD = ("closed port", "silent server", "locked file", "unwritable folder")
-
-
-@pytest.fixture
-def dead(request, root, monkeypatch):
-    stores = {
-        "closed port": closed_port,
-        "silent server": silent_server,
-        "locked file": lambda: locked_file(root),
-        "unwritable folder": lambda: unwritable_folder(root),
-    }
-    with stores[request.param]() as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        yield open_store(root)
-
-
-def train_with(store: Store, root: Path) -> float:
-    """Train as a stage does and return the seconds it took."""
-    folder = write_training(root, train_record(), curve())
-    start = time.perf_counter()
-    with store.train_run(running()) as run:
-        for step in range(1000):
-            run.metrics(step, {"train/loss": 1.0})
-        run.finish(train_record(), folder)
-    store.attempt(lambda: project(store, root / "runs", root / "work" / "cells", "embedded"))
-    return time.perf_counter() - start
-
-
-@pytest.mark.parametrize("dead", DEAD, indirect=True)
-def test_dead_store_costs_seconds_and_one_sentence(dead, root, caplog):
-    with caplog.at_level(logging.INFO, logger="pipeline"):
-        assert train_with(dead, root) < 5
-    (message,) = [record for record in caplog.records if record.name.startswith("pipeline")]
-    assert message.levelno == logging.WARNING
-    assert "`make track`" in message.getMessage()
-    assert "\n" not in message.getMessage()
-    assert "secret" not in message.getMessage()
-
-
-@pytest.mark.parametrize("dead", DEAD, indirect=True)
-def test_dead_store_is_an_error_when_projecting(dead, root, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setattr("pipeline.experiment.turns.BUSY", 0.1)
-    write_cells(root)
-    with pytest.raises(TrackingError, match=r"MLflow's store .* cannot be used"):
-        project(dead, root / "runs", root / "work" / "cells", "embedded")
-
-
-def test_store_that_dies_during_a_training_is_filled_in_later(root, caplog, monkeypatch):
-    monkeypatch.setattr("pipeline.experiment.turns.BUSY", 0.1)
-    store = open_store(root)
-    folder = write_training(root, train_record(), curve())
-    with store.train_run(running()) as run:
-        run.metrics(0, {"train/loss": 1.0})
-        with locked_file(root):
-            start = time.perf_counter()
-            run.finish(train_record(), folder)
-            assert time.perf_counter() - start < 5
-    assert caplog.text.count("tracking is off") == 1
-    assert [run.info.status for run in runs(root)] == ["RUNNING"]
-    assert bring_up_to_date(root) == Report(updated=1)
-    assert [run.info.status for run in runs(root)] == ["FINISHED"]
-
-
-def test_what_the_user_set_stays(root, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
-    assert open_store(root).uri == "http://tracking.example:5000"
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "2"
-    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
-    open_store(root)
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-
-
-def test_moved_experiments_are_noticed(root, tmp_path_factory):
-    write_cells(root)
-    bring_up_to_date(root)
-    moved = tmp_path_factory.mktemp("moved")
-    shutil.copytree(root, moved, dirs_exist_ok=True)
-    with pytest.raises(TrackingError, match="moved"):
-        bring_up_to_date(moved)
-
-
-def test_folders_may_share_a_store(root, tmp_path_factory, monkeypatch):
-    """As the experiments of `dvc exp run --queue` do, each in a copy of the folder."""
-    write_cells(root)
-    bring_up_to_date(root)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-    other = tmp_path_factory.mktemp("queued")
-    write_cells(other, method="blended")
-    assert bring_up_to_date(other) == Report(created=2)
-    assert len(runs(root)) == 4
-    assert all("record.json" in files(run) for run in runs(root))
-    assert not (other / "mlartifacts").exists()
-
-
-def test_folder_name_may_hold_blanks_and_percent_signs(tmp_path, schema):
-    root = tmp_path / "100 % my runs"
-    root.mkdir()
-    shutil.copy(schema, root / "mlflow.db")
-    write_cells(root)
-    assert bring_up_to_date(root) == Report(created=2)
-    assert bring_up_to_date(root) == Report(present=2)
-    assert len(list((root / "mlartifacts").rglob("record.json"))) == 2
-
-
-# ---- processes ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

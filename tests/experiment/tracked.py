@@ -41,6 +41,11 @@ def train_record(fingerprint: str = "f" * 64, **changes) -> dict:
     } | changes
 
 
+def running() -> dict:
+    """What is known of a training when it begins."""
+    return {key: value for key, value in train_record().items() if key not in ("metrics", "artifacts", "measured")}
+
+
 def curve(steps: int = 5) -> list[dict]:
     return [
         {"step": step, "seconds": step / 10, "metrics": {"train/loss": 1 / (1 + step), "val/loss": 2 / (1 + step)}}
