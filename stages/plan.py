@@ -1,4 +1,4 @@
-"""Dry run: what every method of params.yaml would take over the whole sweep, without sampling anything."""
+"""Dry run: what every method and steered row of params.yaml would take, without sampling anything."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The dry run: what every method of params.yaml would take over the whole sweep, before anything is sampled."""
+"""The dry run: what every method and steered row of params.yaml would take, before anything is sampled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one method takes.
+    """What one method takes, or a steered row, of which that is its base's, a warm start not counted.
 
     Attributes:
         method: its name.
@@ -68,15 +68,15 @@ def plan(params: Params, layout: Layout) -> str:
 
 
 def rows(params: Params, rate: Rate) -> list[Row]:
-    """A row for every method of params.yaml, in its order."""
+    """A row for every method of params.yaml, in its order, and then for every steered row."""
     found, count = [], completions(params)
-    for name in params.methods:
+    for name in [*params.methods, *params.steered]:
         method = params.method(name)
         forwards, backwards = method.nfe(), method.nbe()
         found.append(
             Row(
                 method=name,
-                swept=name in params.sweep.methods,
+                swept=name in params.rows,
                 moves=len(method.moves()),
                 forwards=forwards,
                 backwards=backwards,
@@ -153,7 +153,8 @@ def as_text(params: Params, rate: Rate, found: Sequence[Row]) -> str:
         f"The sweep runs those with a *: {sum(row.completions * row.forwards for row in swept)} forwards and "
         f"{sum(row.completions * row.backwards for row in swept)} backwards, "
         f"about {clock(sum(row.seconds for row in swept))}.",
-        "Not in it: rejected trials of line searches (copaint), work outside the network, other stages.",
+        "Not in it: rejected trials of line searches (copaint), what steering adds (the circuit) and a warm start "
+        "spares, work outside the network, other stages.",
         "Cells that are finished are not run again.",
     ]
     return "\n".join(lines) + "\n"

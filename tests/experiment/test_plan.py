@@ -4,6 +4,7 @@ import copy
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,18 @@ def trained(folder, params=PARAMS):
 
 def test_every_method_of_the_parameters_has_a_row_with_its_own_numbers():
     found = rows(PARAMS, RATE)
-    assert [row.method for row in found] == list(PARAMS.methods)
-    assert {row.method for row in found} == set(METHODS)
+    assert [row.method for row in found] == [*PARAMS.methods, *PARAMS.steered]
+    assert set(PARAMS.methods) == set(METHODS)
     for row in found:
         method = PARAMS.method(row.method)
         assert (row.forwards, row.backwards, row.moves) == (method.nfe(), method.nbe(), len(method.moves()))
-        assert row.swept == (row.method in ("blended", "ddnm"))
+        assert row.swept == (row.method in ("blended", "ddnm", "tiramisu"))
+
+
+def test_a_steered_row_takes_what_its_base_takes():
+    found = {row.method: row for row in rows(PARAMS, RATE)}
+    assert replace(found["tiramisu"], method="copaint", swept=False) == found["copaint"]
+    assert replace(found["steered_ddnm"], method="ddnm", swept=True) == found["ddnm"]
 
 
 def test_moves_count_those_that_go_back():
@@ -81,9 +88,10 @@ def test_the_text_adds_up_the_sweep():
     assert "measured just now on the trained model in runs/x/ddpm/faces." in text
     assert re.search(r"^blended \* +250 +250 +0 +15000 +0 +2:05:00$", text, re.MULTILINE)
     assert re.search(r"^dps +250 +250 +250 +15000 +15000 +3:07:30$", text, re.MULTILINE)
-    forwards = 60 * (250 + PARAMS.method("ddnm").nfe())
-    assert f"The sweep runs those with a *: {forwards} forwards and 0 backwards, about" in text
-    assert len({len(line) for line in text.splitlines()[4 : 5 + len(METHODS)]}) == 1
+    copaint = PARAMS.method("copaint")
+    forwards, backwards = 60 * (250 + PARAMS.method("ddnm").nfe() + copaint.nfe()), 60 * copaint.nbe()
+    assert f"The sweep runs those with a *: {forwards} forwards and {backwards} backwards, about" in text
+    assert len({len(line) for line in text.splitlines()[4 : 5 + len(METHODS) + len(PARAMS.steered)]}) == 1
 
 
 def test_without_a_model_it_says_that_a_new_network_was_timed(tmp_path):

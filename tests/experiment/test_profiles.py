@@ -1,5 +1,6 @@
 """Profiles: overlays that change what they name, keep the rest, and never lose somebody's edits."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -189,6 +190,18 @@ def test_the_project_s_profiles_resolve_and_have_what_they_ask_for(profile):
     assert values["profile"] == profile
     for key, value in dotted(overlay).items():
         assert found[key] == value
+
+
+def test_a_copy_of_own_with_what_the_readme_changes_resolves(root):
+    """The block of the README, put into a copy of the profile as a reader would."""
+    [block] = re.findall(r"```yaml\n(profile: mine\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    copied, changed = read_yaml(ROOT / "configs" / "profiles" / "own.yaml"), parse(block)
+    sections = {name: {**copied.get(name, {}), **changed[name]} for name in ("datasets", "mask_files", "sweep")}
+    (root / "configs" / "profiles" / "mine.yaml").write_text(json.dumps(copied | changed | sections))
+    values = parse(resolve(root, "mine"))
+    assert values["datasets"]["mine"]["path"] == "/pictures/mine"
+    assert values["sweep"]["masks"] == ["left", "scribble"]
+    assert values["ddpm"]["trainer"]["steps"] == copied["ddpm"]["trainer"]["steps"]
 
 
 # --- settings from the command line ---
