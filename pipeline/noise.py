@@ -39,16 +39,17 @@ class NoiseSource(Protocol):
 class Noise:
     """Independent random streams, one per image and sample.
 
-    The k-th draw of a stream depends on its seed and on the shapes drawn before, never on the other streams.
+    The k-th draw of a stream depends on its seed and on the shapes drawn before, never on the other streams nor on the
+    device: torch's CPU generators draw, and what they drew is brought to the device.
     """
 
     def __init__(
         self, seeds: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        """Open one stream per seed on `device`; CPU and CUDA streams differ, as torch's generators do."""
+        """Open one stream per seed, whose draws come to lie on `device`."""
         self.device, self.dtype = torch.device(device), dtype
         self._seeds = tuple(seeds)
-        self._streams = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def fork(self, name: str) -> Noise:
         """Open other streams for the same images, one per `name`, which do not move these."""
@@ -59,22 +60,22 @@ class Noise:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal values, [B, *shape]."""
-        out = torch.empty((len(self), *shape), device=self.device, dtype=self.dtype)
+        out = torch.empty((len(self), *shape), dtype=self.dtype)
         for row, stream in zip(out, self._streams, strict=True):
             row.normal_(generator=stream)
-        return out
+        return out.to(self.device)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Draw numbers in [0, 1), [B, *shape] float64."""
-        out = torch.empty((len(self), *shape), device=self.device, dtype=torch.float64)
+        out = torch.empty((len(self), *shape), dtype=torch.float64)
         for row, stream in zip(out, self._streams, strict=True):
             row.uniform_(generator=stream)
-        return out
+        return out.to(self.device)
 
     def choice(self, weights: Tensor, n: int) -> Tensor:
         """Draw `n` indices per image with replacement from unnormalised `weights` [B, K]; returns [B, n] int64."""
         draws = [
             torch.multinomial(row, n, replacement=True, generator=stream)
-            for row, stream in zip(weights.to(self.device), self._streams, strict=True)
+            for row, stream in zip(weights.cpu(), self._streams, strict=True)
         ]
-        return torch.stack(draws)
+        return torch.stack(draws).to(self.device)

@@ -46,6 +46,22 @@ def test_the_same_seed_gives_the_same_and_another_gives_another():
     assert not torch.equal(source.normal((16,)), source.normal((16,)))
 
 
+def test_draws_lie_where_they_are_wanted():
+    noise = Noise([1, 2], device="meta")
+    weights = torch.ones(2, 5)
+    found = [noise.normal((3, 4)), noise.uniform((2,)), noise.choice(weights, 3), noise.fork("a").normal((1,))]
+    assert {draw.device.type for draw in found} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_device_is_given_the_same_draws():
+    here, there = Noise([1, 2]), Noise([1, 2], device="cuda")
+    assert torch.equal(there.normal((3, 8, 8)).cpu(), here.normal((3, 8, 8)))
+    assert torch.equal(there.uniform((5,)).cpu(), here.uniform((5,)))
+    weights = torch.rand(2, 7)
+    assert torch.equal(there.choice(weights.cuda(), 4).cpu(), here.choice(weights, 4))
+
+
 def test_equal_seeds_in_one_batch_draw_alike():
     rows = Noise([9, 9]).normal((3, 4, 4))
     assert torch.equal(rows[0], rows[1])
