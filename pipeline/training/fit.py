@@ -134,7 +134,7 @@ def fit(
     with quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
             max_epochs=params.epochs,
             precision=params.precision,
             gradient_clip_val=params.clip if module.automatic_optimization else None,

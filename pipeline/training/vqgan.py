@@ -141,7 +141,8 @@ class VQGANTraining(SeededModule):
         dead = torch.nonzero(counts == 0).flatten()
         if len(dead) and step < 0.75 * self.trainer_params.steps:
             flat = features.permute(0, 2, 3, 1).flatten(0, 2)
-            self.vqgan.codebook[dead] = flat[torch.randint(len(flat), (len(dead),), device=flat.device)]
+            chosen = flat[torch.randint(len(flat), (len(dead),), device=flat.device)]
+            self.vqgan.codebook[dead] = chosen.to(self.vqgan.codebook.dtype)  # features may be in half precision
         counts.zero_()
 
     def configure_optimizers(self) -> Any:

@@ -70,6 +70,28 @@ def train(module, folder, *, die_at=None, params=PARAMS):
 
 
 @pytest.mark.parametrize("make", [diffusion, vqgan])
+def test_half_precision_trains(make, tmp_path):
+    params = dataclasses.replace(PARAMS, precision="bf16-mixed")
+    module = make()
+    rows = train(module, tmp_path, params=params)
+    assert [step for step, _ in rows] == list(range(1, 7))
+    assert all(np.isfinite(value) for _, metrics in rows for value in metrics.values())
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_codes_are_revived_by_features_of_half_precision():
+    module, step = vqgan(), 1  # the first of every two
+    module.vqgan.codebook.data.zero_()
+    features = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(1)).bfloat16()
+    module.revive(torch.zeros(2, 9, dtype=torch.int64), features, step)
+    found = module.vqgan.codebook.detach()
+    assert found[0].eq(0).all()  # the one in use
+    assert all(
+        any(torch.equal(code, f) for f in features.permute(0, 2, 3, 1).flatten(0, 2).float()) for code in found[1:]
+    )
+
+
+@pytest.mark.parametrize("make", [diffusion, vqgan])
 @pytest.mark.parametrize("die_at", [3, 4])
 def test_interrupted_training_ends_the_same(make, die_at, tmp_path):
     whole = make()
