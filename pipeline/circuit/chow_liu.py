@@ -12,7 +12,6 @@ import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.circuit.kmeans import kmeans
 from pipeline.circuit.regions import RegionGraph, latent_tree
@@ -53,9 +52,10 @@ def hclt(tokens: Tensor, codebook: Tensor, *, groups: int, seed: int) -> RegionG
 def mutual_information(tokens: Tensor, count: int) -> Tensor:
     """Mutual information in nats between every two columns of tokens [M, N] in [0, count), [N, N] float64."""
     images, variables = tokens.shape
-    marginal = F.one_hot(tokens, count).double().mean(0)  # [N, count]
+    places = torch.arange(variables) * count + tokens  # [M, N]
+    marginal = torch.bincount(places.flatten(), minlength=variables * count).view(variables, count).double() / images
     out = torch.empty(variables, variables, dtype=torch.float64)
-    hot = F.one_hot(tokens, count).float().flatten(1)
+    hot = torch.zeros(images, variables * count).scatter_(1, places, 1.0)
     step = max(1, MANY // (variables * count * count))
     for start in range(0, variables, step):
         rows = hot[:, start * count : (start + step) * count]

@@ -13,6 +13,9 @@ ROUNDS = 12
 MANY = 2**26
 """Distances held at a time."""
 
+ENOUGH = 400_000
+"""Points of a set by which its centres are found, evenly spaced where it has more; all get a label."""
+
 
 def kmeans(
     points: Tensor, clusters: int, *, seed: int, weights: Tensor | None = None, rounds: int = ROUNDS
@@ -31,13 +34,15 @@ def kmeans(
     """
     sets, count, _ = points.shape
     weights = points.new_ones(count) if weights is None else weights.to(points)
+    stride = -(-count // ENOUGH)
     labels = torch.empty(sets, count, dtype=torch.int64, device=points.device)
     centres = points.new_empty(sets, clusters, points.shape[-1])
     step = max(1, MANY // (count * clusters))
     for start in range(0, sets, step):
         part = points[start : start + step]
         uniform = torch.stack([_stream(seed, start + k, clusters) for k in range(len(part))]).to(part)
-        labels[start : start + step], centres[start : start + step] = _lloyd(part, weights, uniform, rounds)
+        found = _lloyd(part[:, ::stride], weights[::stride], uniform, rounds)
+        labels[start : start + step], centres[start : start + step] = nearest(part, found), found
     return labels, centres
 
 
@@ -46,17 +51,17 @@ def _stream(seed: int, number: int, count: int) -> Tensor:
     return torch.rand(count, generator=generator, dtype=torch.float64)
 
 
-def _lloyd(points: Tensor, weights: Tensor, uniform: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+def _lloyd(points: Tensor, weights: Tensor, uniform: Tensor, rounds: int) -> Tensor:
+    """Centres [S, clusters, D] of points [S, M, D]."""
     centres = first_centres(points, weights, uniform)
-    labels = nearest(points, centres)
     for _ in range(rounds):
+        labels = nearest(points, centres)
         used = labels.new_zeros(*centres.shape[:2]).to(points).scatter_add_(1, labels, weights.expand(len(points), -1))
         total = torch.zeros_like(centres).scatter_add_(
             1, labels[..., None].expand_as(points), points * weights[:, None]
         )
         centres = torch.where(used[..., None] > 0, total / used[..., None].clamp_min(1e-30), centres)
-        labels = nearest(points, centres)
-    return labels, centres
+    return centres
 
 
 def first_centres(points: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
@@ -79,5 +84,7 @@ def first_centres(points: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre [S, M] of points [S, M, D] among centres [S, C, D]."""
-    return (centres.square().sum(-1)[:, None] - 2.0 * torch.bmm(points, centres.transpose(1, 2))).argmin(-1)
+    """Index of the nearest centre [S, M] of points [S, M, D] among centres [S, C, D]; few distances at a time."""
+    norms, across = centres.square().sum(-1)[:, None], centres.transpose(1, 2)
+    parts = points.split(max(1, MANY // (len(points) * centres.shape[1])), dim=1)
+    return torch.cat([(norms - 2.0 * torch.bmm(part, across)).argmin(-1) for part in parts], 1)

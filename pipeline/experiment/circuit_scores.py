@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.circuit.circuit import Circuit
 from pipeline.circuit.queries import bits_per_token
@@ -29,7 +28,8 @@ def known_tokens(params: Params, layout: Layout, mask: str, side: int, images: i
 
 def unigram(train: Tensor, codes: int) -> Tensor:
     """Code frequencies at each position [N, V], backed off to those over all positions, and those to even ones."""
-    counts = F.one_hot(train, codes).sum(0).double()
+    places = torch.arange(train.shape[1]) * codes + train
+    counts = torch.bincount(places.flatten(), minlength=train.shape[1] * codes).view(-1, codes).double()
     everywhere = counts.sum(0) + 0.5
     smoothed = counts + BACKOFF * everywhere / everywhere.sum()
     return smoothed / smoothed.sum(1, keepdim=True)

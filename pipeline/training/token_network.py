@@ -23,6 +23,10 @@ from pipeline.errors import ConfigError, at_least
 
 BITS = math.log(2.0)
 BATCH = 64  # images at a time where nothing is learned
+KEPT = 64
+"""Dimensions of a region's features at most."""
+SAMPLED = 2**16
+"""States by which the directions to keep are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,34 +150,47 @@ def bits_per_token(network: TokenTransformer, tokens: Tensor, batch: int = BATCH
 
 
 def region_features(
-    network: TokenTransformer, tokens: Tensor, regions: Sequence[Sequence[int]], batch: int = BATCH
+    network: TokenTransformer, tokens: Tensor, regions: Sequence[Sequence[int]], batch: int = BATCH, kept: int = KEPT
 ) -> Tensor:
     """What the context says about each region: the mean state at its tokens while they, and only they, are hidden.
 
-    One forward pass per region and image; memory beyond the result is that of `batch` sequences.
+    One forward pass per region and image; memory beyond the result is that of `batch` sequences. Wider states are
+    projected onto the directions in which those of all regions vary most, the same for all, so that regions compare.
 
     Args:
         network: one that is not causal, wherever it is.
         tokens: int64 [N, L].
         regions: tokens of each, R of them.
         batch: sequences at a time.
+        kept: dimensions at most.
 
     Returns:
-        [N, R, D] float32 on the CPU.
+        [N, R, min(D, kept)] float32 on the CPU.
 
     Raises:
         ValueError: the network is causal.
     """
     _require(network, causal=False)
     device = network.position.device
-    out = torch.empty(len(tokens), len(regions), network.position.shape[1])
+    width, basis = network.position.shape[1], None
+    if width > kept:
+        few = tokens[: max(1, SAMPLED // len(regions))]
+        basis = principal_directions(region_features(network, few, regions, batch, width).flatten(0, 1), kept)
+    out = torch.empty(len(tokens), len(regions), min(width, kept))
     with evaluating(network):
         for number, region in enumerate(regions):
             places = torch.tensor(region, device=device)
             for start in range(0, len(tokens), batch):
                 seen = tokens[start : start + batch].to(device).index_fill(1, places, network.blank)
-                out[start : start + batch, number] = network.hidden(seen)[:, places].float().mean(1).cpu()
+                states = network.hidden(seen)[:, places].float().mean(1).cpu()
+                out[start : start + batch, number] = states if basis is None else states @ basis
     return out
+
+
+def principal_directions(points: Tensor, kept: int) -> Tensor:
+    """The directions [D, kept] in which points [M, D] vary most, orthonormal; a direction's sign is that of its sum."""
+    vectors: Tensor = torch.linalg.eigh(points.double().t().cov()).eigenvectors[:, -kept:].flip(1)
+    return (vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)).to(points)
 
 
 def forward_flops(network: TokenTransformer) -> int:

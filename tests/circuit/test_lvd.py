@@ -56,6 +56,15 @@ def test_a_set_is_clustered_the_same_whatever_its_neighbours(monkeypatch):
     assert torch.allclose(together[1], alone[1])
 
 
+def test_of_many_points_some_make_the_centres_and_all_are_labelled(monkeypatch):
+    points, truth = blobs()
+    monkeypatch.setattr("pipeline.circuit.kmeans.ENOUGH", points.shape[1] // 3)
+    labels, centres = kmeans(points, 4, seed=1)
+    for found, true in zip(labels, truth, strict=True):
+        assert mutual_info_score(found, true) == pytest.approx(mutual_info_score(true, true), abs=1e-9)
+    assert torch.equal(labels, torch.cdist(points, centres).argmin(-1))
+
+
 def test_more_clusters_than_points_is_no_trouble():
     points = torch.tensor([[[0.0], [0.0], [1.0]]])
     labels, centres = kmeans(points, 5, seed=0)

@@ -16,6 +16,7 @@ from pipeline.training.token_network import (
     TransformerParams,
     bits_per_token,
     forward_flops,
+    principal_directions,
     region_features,
 )
 from pipeline.training.transformer import AutoregressiveTraining, MaskedTraining, corrupt, rectangles
@@ -113,6 +114,18 @@ def test_features_are_means_of_states_with_the_region_hidden():
     seen[:, region] = made.blank
     expected = made.hidden(seen)[:, region].mean(1)
     torch.testing.assert_close(region_features(made, TOKENS, [region], batch=5)[:, 0], expected)
+
+
+def test_wide_features_are_projected_alike_for_all_regions():
+    made, regions = network(causal=False).eval(), [(2, 3), (0, 1, 4, 5), (7,)]
+    whole, few = (region_features(made, TOKENS, regions, kept=kept) for kept in (SIZE.width, 3))
+    assert few.shape == (len(TOKENS), len(regions), 3)
+    basis = principal_directions(whole.flatten(0, 1), 3)
+    torch.testing.assert_close(basis.t() @ basis, torch.eye(3))
+    torch.testing.assert_close(few, whole @ basis)
+    centred = whole.flatten(0, 1) - whole.mean((0, 1))
+    best = torch.linalg.svdvals(centred)[:3].square().sum()
+    torch.testing.assert_close((centred @ basis).square().sum(), best, rtol=1e-4, atol=0)
 
 
 def test_a_network_of_the_wrong_kind_is_refused():
