@@ -99,13 +99,28 @@ class Job(AbstractContextManager["Job"]):
         if kind is not None:
             self._mirror.abandon()
 
-    def fit(self, module: SeededModule, examples: Batches, params: TrainerParams, seed: int, part: str = "") -> None:
+    def fit(self, module: SeededModule, examples: Batches, params: TrainerParams, seed: int) -> None:
         """Train `module` on `examples` to the end, going on where it was; 0 steps: not at all."""
         if params.steps:
-            batches = loader(
-                examples, batch=params.batch, steps=params.checkpoint_every, seed=seed, workers=params.workers
+            self.run(module, in_order(examples, params, seed), params)
+
+    def fit_aside(
+        self, module: SeededModule, examples: Batches, params: TrainerParams, seed: int, *, part: str
+    ) -> None:
+        """Train a network that the training asks for, likewise; its curve and bar are not the training's.
+
+        The bar's text tells how far it is.
+        """
+        if params.steps:
+            fit(
+                module,
+                in_order(examples, params, seed),
+                params=params,
+                folder=self.folder / part,
+                device=self.device,
+                log=lambda step, metrics: self._bar.say(f"{part} {step}/{params.steps}, {_in_words(metrics)}"),
+                tick=lambda step: None,
             )
-            self.run(module, batches, params, part)
 
     def run(
         self, module: SeededModule, batches: DataLoader[Tensor], params: TrainerParams, part: str = "", before: int = 0
@@ -135,7 +150,7 @@ class Job(AbstractContextManager["Job"]):
             if rows and rows[-1]["step"] >= step:
                 self.curve.keep_until(step - 1)
         self.curve.add(step, self.seconds(), metrics)
-        self._bar.say(", ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items()))
+        self._bar.say(_in_words(metrics))
         self._mirror.metrics(step, metrics)
 
     def seconds(self) -> float:
@@ -166,6 +181,15 @@ class Job(AbstractContextManager["Job"]):
         write_json(self.out / "record.json", record)
         self._mirror.finish(record, self.out)
         log.info("%s %s: %s", self.task.stage, self.task.name, {k: round(v, 4) for k, v in metrics.items()})
+
+
+def in_order(examples: Batches, params: TrainerParams, seed: int) -> DataLoader[Tensor]:
+    """The batches of a training, the same each time."""
+    return loader(examples, batch=params.batch, steps=params.checkpoint_every, seed=seed, workers=params.workers)
+
+
+def _in_words(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items())
 
 
 def seed_everything(seed: int) -> None:

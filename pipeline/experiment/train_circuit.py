@@ -183,6 +183,6 @@ def _masked_transformer(job: Job, corpus: Corpus, block: CircuitBlock, seed: int
     codes, length = len(corpus.codebook), corpus.train.shape[1]
     network = TokenTransformer(block.teacher.network, codes=codes, length=length, causal=False)
     training = MaskedTraining(network, corpus.val, block.teacher.trainer, seed)
-    job.fit(training, TokenBatches(corpus.train), block.teacher.trainer, seed, part="teacher")
+    job.fit_aside(training, TokenBatches(corpus.train), block.teacher.trainer, seed, part="teacher")
     network.to(job.device).eval()
     return lambda regions: list(region_features(network, corpus.train, regions).unbind(1))

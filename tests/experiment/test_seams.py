@@ -221,6 +221,9 @@ def test_every_teacher_teaches(fresh, teacher):
     record = json.loads((layout.circuit("faces") / "record.json").read_text())
     assert record["params"]["circuit"]["model"]["teacher"] == teacher
     assert ("teacher" in record["params"]["circuit"]) == (teacher == "transformer")
+    rows = [json.loads(line) for line in (layout.circuit("faces") / "curve.jsonl").read_text().splitlines()]
+    assert rows
+    assert all("train/bits_per_token" in row["metrics"] for row in rows)  # the circuit's own, not its teacher's
     assert 0 < record["metrics"]["test/bits_per_token"] < 6
 
 
