@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from pipeline.circuit.queries import BITS, log_prob
 from pipeline.codec.codec import Codec
 from pipeline.data.images import to_float, to_uint8
 from pipeline.data.masks import Polarity
-from pipeline.diffusion.denoiser import Counted
 from pipeline.errors import CheckpointError, ConfigError, UserError, at_least
 from pipeline.experiment import provenance, runtime
 from pipeline.experiment.completion import complete, image_seed
+from pipeline.experiment.costs import Costs, attempt
 from pipeline.experiment.guides import load_guides
 from pipeline.experiment.inpaint_steered import any_row
 from pipeline.experiment.layout import Layout
@@ -142,20 +141,22 @@ class Painter:
         layout: where everything lies.
         order: what to do.
         contestant: the method.
-        denoiser: its network, counting.
+        denoiser: its network.
         judge: codec and circuit, which rank samples; None if they are not there.
         inputs: digests of all of it.
-        watch: the clock.
+        device: where it works.
+        costs: of what is finished.
     """
 
     params: Params
     layout: Layout
     order: Order
     contestant: Contestant
-    denoiser: Counted
+    denoiser: Finite
     judge: tuple[Codec, Circuit] | None
     inputs: dict[str, str]
-    watch: runtime.Stopwatch
+    device: torch.device
+    costs: Costs = field(default_factory=Costs)
 
 
 def open_painter(params: Params, layout: Layout, order: Order) -> Painter:
@@ -173,10 +174,10 @@ def open_painter(params: Params, layout: Layout, order: Order) -> Painter:
         layout=layout,
         order=order,
         contestant=contestant,
-        denoiser=Counted(Finite(denoiser)),
+        denoiser=Finite(denoiser),
         judge=judge,
         inputs=inputs | dict(contestant.inputs),
-        watch=runtime.Stopwatch(device),
+        device=device,
     )
 
 
@@ -196,16 +197,14 @@ def paint(painter: Painter, image: OwnImage, bar: Bar) -> Painted:
         UserError: memory does not suffice for one sample, or a value is not finite.
     """
     bar.say(image.key)
-    method, device, seeds = painter.contestant.method, painter.watch.device, painter.order.seeds(image.key)
+    method, meter, seeds = painter.contestant.method, painter.contestant.meter, painter.order.seeds(image.key)
     samples = np.empty((len(seeds), *image.image.shape), np.uint8)
 
     def sample(rows: range) -> None:
         batch = seeds[rows.start : rows.stop]
         pixels, known = image.image[None].repeat(len(batch), 0), image.known[None].repeat(len(batch), 0)
-        with painter.watch.lap():
-            x = complete(
-                method, painter.denoiser, pixels, known, batch, device, watch=lambda t, x_0: bar.advance(len(batch))
-            )
+        with attempt(painter.denoiser, meter, bar, len(batch), painter.costs, painter.device) as (counted, watch):
+            x = complete(method, counted, pixels, known, batch, painter.device, watch=watch)
         samples[rows.start : rows.stop] = to_uint8(x.cpu()).numpy()
 
     try:
@@ -223,14 +222,14 @@ def judged(painter: Painter, samples: Pixels) -> list[float]:
     if painter.judge is None:
         return []
     codec, circuit = painter.judge
-    tokens = codec.encode(to_float(samples).to(painter.watch.device))
+    tokens = codec.encode(to_float(samples).to(painter.device))
     return [round(float(bits), 5) for bits in -log_prob(circuit, tokens) / (BITS * tokens.shape[1])]
 
 
 def record(painter: Painter, done: Sequence[Painted], started: str) -> dict[str, Any]:
     """Everything that decided the samples, and what they cost; deterministic but for "measured"."""
-    params, order, contestant = painter.params, painter.order, painter.contestant
-    total, counts = len(done) * order.samples, contestant.meter.counts if contestant.meter else Counter[str]()
+    params, order, contestant, costs = painter.params, painter.order, painter.contestant, painter.costs
+    total = len(done) * order.samples
     return {
         "schema": 1,
         "kind": KIND,
@@ -246,14 +245,9 @@ def record(painter: Painter, done: Sequence[Painted], started: str) -> dict[str,
         "prior": {"schedule": asdict(params.ddpm.schedule), "target": params.ddpm.target},
         "inputs": painter.inputs,
         "images": [entry(order, painted) for painted in done],
-        "evaluations": {
-            "forwards": painter.denoiser.forwards / total,
-            "backwards": painter.denoiser.backwards / total,
-            "circuit": counts["circuit"] / total,
-            "codec": (counts["encode"] + counts["decode"]) / total,
-        },
-        "measured": runtime.circumstances(painter.watch.device, started, painter.watch.seconds)
-        | {"seconds_per_image": painter.watch.seconds / total, "batch_size": min(params.sweep.batch, order.samples)},
+        "evaluations": costs.each(total),
+        "measured": runtime.circumstances(painter.device, started, costs.seconds)
+        | {"seconds_per_image": costs.seconds / total, "batch_size": min(params.sweep.batch, order.samples)},
     }
 
 

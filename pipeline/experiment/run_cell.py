@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.data.images import to_uint8
-from pipeline.diffusion.denoiser import Counted
 from pipeline.experiment import runtime
 from pipeline.experiment.cells import Cell
 from pipeline.experiment.completion import complete, image_seed
+from pipeline.experiment.costs import Costs, attempt
 from pipeline.experiment.masks import MaskSet
 from pipeline.experiment.mishaps import CellError, Finite, NotFiniteError, in_batches
 from pipeline.experiment.progress import Bar
-from pipeline.experiment.sweep import Meter, Sweep, essence
-
-
-@dataclass
-class Costs:
-    """What the finished batches of a cell took.
-
-    Attributes:
-        evaluations: of every kind, over all images and samples.
-        seconds: of sampling.
-        split: the part of the seconds that each part of steering took.
-    """
-
-    evaluations: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    split: dict[str, float] = field(default_factory=dict)
-
-    def add(self, counted: Counted, meter: Meter | None, seconds: float) -> None:
-        """Add a batch, for which `counted` and `meter` began at 0."""
-        self.evaluations.update(forwards=counted.forwards, backwards=counted.backwards)
-        self.seconds += seconds
-        if meter:
-            asked = meter.counts
-            self.evaluations.update(circuit=asked["circuit"], codec=asked["encode"] + asked["decode"])
-            for part, spent in meter.seconds.items():
-                self.split[part] = self.split.get(part, 0.0) + spent
+from pipeline.experiment.sweep import Sweep, essence
 
 
 @torch.no_grad()
@@ -80,9 +53,7 @@ def run_cell(sweep: Sweep, mask: MaskSet, name: str, bar: Bar) -> Cell:
         "kind": "cell",
         "fingerprint": name,
         "profile": sweep.layout.profile,
-        "evaluations": {
-            kind: costs.evaluations[kind] / total for kind in ("forwards", "backwards", "circuit", "codec")
-        },
+        "evaluations": costs.each(total),
         "measured": runtime.circumstances(sweep.device, started, costs.seconds)
         | {"seconds_per_image": costs.seconds / total, "batch_size": max(sizes), "batch_sizes": sizes}
         | ({"split": {part: spent / total for part, spent in costs.split.items()}} if sweep.contestant.meter else {}),
@@ -98,18 +69,10 @@ def run_batch(
     Raises:
         CellError: a value is not finite.
     """
-    keys, rows, moves = sweep.images.keys, [i for i, _ in batch], 0
-    counted, clock, meter = Counted(Finite(sweep.denoiser)), runtime.Stopwatch(sweep.device), sweep.contestant.meter
-
-    def watch(t: int, x_0: torch.Tensor) -> None:
-        nonlocal moves
-        moves += 1
-        bar.advance(len(batch))
-
-    if meter:
-        meter.clear()
+    keys, rows = sweep.images.keys, [i for i, _ in batch]
+    denoiser, meter = Finite(sweep.denoiser), sweep.contestant.meter
     try:
-        with clock.lap():
+        with attempt(denoiser, meter, bar, len(batch), costs, sweep.device) as (counted, watch):
             x = complete(
                 sweep.contestant.method,
                 counted,
@@ -123,10 +86,6 @@ def run_batch(
             raise NotFiniteError("the completion of {} is not finite", x)
     except NotFiniteError as error:
         raise CellError(_refusal(sweep, mask, [keys[i] for i in rows], error)) from error
-    except Exception:
-        bar.advance(-moves * len(batch))
-        raise
-    costs.add(counted, meter, clock.seconds)
     return to_uint8(x.cpu()).numpy()
 
 
