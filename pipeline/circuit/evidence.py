@@ -54,18 +54,6 @@ class SparseEvidence:
         return SparseEvidence(self.codes[rows], self.log_w[rows], self.log_rest[rows])
 
 
-def log_of(weights: Tensor) -> Tensor:
-    """Log-evidence of weights [B, N, V] >= 0.
-
-    Raises:
-        InputError: a weight is negative or NaN; the message names image and token.
-    """
-    wrong = torch.nonzero(~(weights >= 0).all(-1))
-    if len(wrong):
-        raise InputError(f"{_where(wrong)}: evidence must be weights of at least 0, but one is negative or NaN.")
-    return weights.log()
-
-
 def check_ties(table: Sequence[int], tokens: int) -> None:
     """Refuse ties that do not name a table for each token.
 

@@ -7,7 +7,7 @@ t to a time s; s < t denoises, s > t goes back. Coefficients are kept in float64
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -155,11 +155,6 @@ def travel(levels: int, jump: int = 1, repeats: int = 1) -> Iterator[tuple[int, 
                 level += 1
         yield level, level - 1
         level -= 1
-
-
-def respaced(schedule: Schedule, times: Sequence[int]) -> Schedule:
-    """The schedule seen by a walk over `times` (any order) only."""
-    return Schedule(schedule.alpha_bar[[0, *sorted(times)]])
 
 
 @dataclass(frozen=True, kw_only=True)
