@@ -7,6 +7,7 @@ datasets, or is missing still. The result is that of `dvc repro`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -18,6 +19,8 @@ from queue import SimpleQueue
 
 from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE
+from dvc.rwlock import SCHEMA as RWLOCK_SCHEMA
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
@@ -47,7 +50,7 @@ def reproduce(root: Path, datasets: Sequence[str], jobs: int | None = None) -> N
     """
     jobs = min(jobs or default_jobs(), len(datasets))
     at_least(1, jobs=jobs)
-    mend_lock(root)
+    mend_locks(root)
     if jobs > 1:
         dvc(root, ["repro", *SHARED])
         names = subprocess.run(
@@ -57,32 +60,43 @@ def reproduce(root: Path, datasets: Sequence[str], jobs: int | None = None) -> N
     dvc(root, ["repro"])
 
 
-def mend_lock(root: Path) -> bool:
-    """Set dvc.lock aside if it is damaged, and say so: DVC writes it in place, so a kill may leave half of it.
+def mend_locks(root: Path) -> list[str]:
+    """Set DVC's files aside that are damaged, and say so: DVC writes them in place, so a kill may leave half of one.
 
-    Nothing is lost with it, because DVC keeps a record of every finished stage in its run cache. While another DVC is
-    at work here, the file is that one's, half written or not.
+    Nothing is lost with dvc.lock, because DVC keeps a record of every finished stage in its run cache, and nothing with
+    the list of paths in use. While another DVC is at work here, the files are that one's, half written or not.
 
     Returns:
-        Whether it was damaged.
+        The names of those that were damaged.
     """
-    path = root / "dvc.lock"
+    found = []
     try:
         with Repo(str(root)) as repo, repo.lock:
-            if not path.exists() or is_whole(path):
-                return False
-            damaged = path.rename(path.with_name("dvc.lock.damaged"))
+            checks = {root / "dvc.lock": is_lock, Path(repo.tmp_dir or root) / RWLOCK_FILE: is_list_of_use}
+            for path, is_whole in checks.items():
+                if path.exists() and not is_whole(path):
+                    path.replace(path.with_name(f"{path.name}.damaged"))
+                    log.warning("%s was damaged, as by a kill; set aside, finished stages are found again", path)
+                    found.append(path.name)
     except LockError:
+        pass
+    return found
+
+
+def is_lock(path: Path) -> bool:
+    """Whether DVC can read a dvc.lock."""
+    try:
+        COMPILED_LOCKFILE_SCHEMA(parse_yaml(path.read_bytes(), str(path)))
+    except (ConfigError, Invalid):
         return False
-    log.warning("%s was damaged, as by a kill; set aside as %s, finished stages are found again", path, damaged.name)
     return True
 
 
-def is_whole(lock: Path) -> bool:
-    """Whether DVC can read a dvc.lock."""
+def is_list_of_use(path: Path) -> bool:
+    """Whether DVC can read its list of the paths that processes use."""
     try:
-        COMPILED_LOCKFILE_SCHEMA(parse_yaml(lock.read_bytes(), str(lock)))
-    except (ConfigError, Invalid):
+        RWLOCK_SCHEMA(json.loads(path.read_bytes()))
+    except (ValueError, Invalid):
         return False
     return True
 

@@ -5,7 +5,7 @@ import pytest
 from dvc.repo import Repo
 
 from pipeline.errors import UserError
-from pipeline.experiment.branches import SHARED, branches, mend_lock, reproduce, surroundings
+from pipeline.experiment.branches import SHARED, branches, mend_locks, reproduce, surroundings
 
 PIPELINE = """
 stages:
@@ -83,15 +83,28 @@ def test_half_a_lock_loses_nothing(project, cut):
     reproduce(project, ["x", "x-ray"], 2)
     done = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=project, capture_output=True, text=True)
     assert "up to date" in done.stdout
-    assert not mend_lock(project)
+    assert mend_locks(project) == []
 
 
 def test_a_lock_that_dvc_is_writing_is_left_alone(project):
     (project / "dvc.lock").write_bytes(b"")
     with Repo(str(project)) as repo, repo.lock:
-        assert not mend_lock(project)
-    assert mend_lock(project)
+        assert mend_locks(project) == []
+    assert mend_locks(project) == ["dvc.lock"]
     assert not (project / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize("left", [b"", b'{"write": {}, "rea', b'{"write": []}', b"\xff"])
+def test_half_a_list_of_what_is_in_use_stops_nothing(project, left):
+    """DVC writes it in place, before and after every stage."""
+    reproduce(project, ["x", "x-ray"], 2)
+    used = project / ".dvc" / "tmp" / "rwlock"
+    assert used.exists()
+    assert mend_locks(project) == []
+    used.write_bytes(left)
+    (project / "report").unlink()
+    reproduce(project, ["x", "x-ray"], 2)
+    assert (project / "report").exists()
 
 
 def test_a_stage_goes_with_the_longest_name_it_bears():

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import psutil  # noqa: E402
 
 from faults.toy import configure, settled  # noqa: E402
-from pipeline.experiment.branches import mend_lock  # noqa: E402
+from pipeline.experiment.branches import mend_locks  # noqa: E402
 
 
 def checkout(folder):
@@ -99,12 +99,12 @@ def kill(process, alone):
 def survive(folder, chance, mean, budget, log):
     """Run a pipeline to its end, killing it at most `budget` times; returns the stages killed.
 
-    As `make repro` does, a dvc.lock that DVC was killed over is set aside.
+    As `make repro` does, files that DVC was killed over are set aside.
     """
     killed = []
     while True:
-        if mend_lock(folder):
-            print(f"kill {len(killed)} damaged dvc.lock", flush=True)
+        for name in mend_locks(folder):
+            print(f"kill {len(killed)} damaged {name}", flush=True)
         process = start(folder, log)
         moment = chance.expovariate(1 / mean) if len(killed) < budget else float("inf")
         if not ends_before(process, moment):
