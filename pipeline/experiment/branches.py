@@ -72,7 +72,7 @@ def mend_locks(root: Path) -> list[str]:
     found = []
     try:
         with Repo(str(root)) as repo, repo.lock:
-            checks = {root / "dvc.lock": is_lock, Path(repo.tmp_dir or root) / RWLOCK_FILE: is_list_of_use}
+            checks = {root / "dvc.lock": is_lock, Path(str(repo.tmp_dir)) / RWLOCK_FILE: is_list_of_use}
             for path, is_whole in checks.items():
                 if path.exists() and not is_whole(path):
                     path.replace(path.with_name(f"{path.name}.damaged"))

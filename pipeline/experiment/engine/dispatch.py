@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import takewhile
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -188,7 +187,7 @@ def choose(pending: Sequence[U], own: U | None, others: Iterable[U]) -> U:
     mine, taken = own.group if own is not None else (), {other.group for other in others}
 
     def merit(unit: U) -> tuple[bool, bool, int]:
-        pairs = zip(mine, unit.group, strict=False)
-        return unit.group == mine, unit.group not in taken, len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        alike = sum(unit.group[:end] == mine[:end] for end in range(1, len(unit.group) + 1))
+        return unit.group == mine, unit.group not in taken, alike
 
     return max(pending, key=merit)
