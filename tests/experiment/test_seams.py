@@ -210,10 +210,11 @@ def test_mirror_images_are_encoded_and_learned_from(fresh):
 def test_every_teacher_teaches(fresh, teacher):
     params, layout = fresh
     block = params.circuit
-    trainer = dataclasses.replace(block.teacher.trainer, steps=2, checkpoint_every=2)
+    trainer = dataclasses.replace(block.teacher.trainer, steps=2, checkpoint_every=2, log_every=1)
     block = block.model_copy(
         update={
             "model": dataclasses.replace(block.model, teacher=teacher, doublings=0, structures=("quadtree",)),
+            "em": dataclasses.replace(block.em, batch=4),  # so that a pass has more steps than the teacher reports
             "teacher": block.teacher.model_copy(update={"trainer": trainer}),
         }
     )
@@ -223,7 +224,7 @@ def test_every_teacher_teaches(fresh, teacher):
     assert ("teacher" in record["params"]["circuit"]) == (teacher == "transformer")
     rows = [json.loads(line) for line in (layout.circuit("faces") / "curve.jsonl").read_text().splitlines()]
     assert rows
-    assert all("train/bits_per_token" in row["metrics"] for row in rows)  # the circuit's own, not its teacher's
+    assert all("val/bits_per_token" in row["metrics"] for row in rows)  # the circuit's own, not its teacher's
     assert 0 < record["metrics"]["test/bits_per_token"] < 6
 
 
